@@ -1,0 +1,5 @@
+//! The only writer of evidence.
+
+mod recorded;
+
+pub use recorded::{Class, Entry, Recorded};
