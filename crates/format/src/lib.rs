@@ -5,7 +5,13 @@
 //! randomness on its own account and has no async code, so a verifier, an
 //! auditor's tool or a customer who leaves can be built on it alone.
 
+pub mod chunk;
+pub mod envelope;
+pub mod floe;
+pub mod head;
+pub mod leaf;
 pub mod limits;
 pub mod names;
 pub mod record;
 pub mod redo;
+pub mod wrap;
