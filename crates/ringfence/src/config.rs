@@ -1,0 +1,355 @@
+//! The configuration: one TOML file, checked before anything is touched.
+//!
+//! What the operator typed ([`Config`]) is parsed strictly: an unknown field,
+//! a literal secret or a site that nothing defines is an error that names the
+//! file, the line, what is wrong and what would be right. Environment
+//! variables `RINGFENCE__SECTION__KEY` override single values and obey the
+//! same rules. docs/config.md describes every field.
+
+mod check;
+mod error;
+mod overrides;
+mod secret;
+mod template;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use ringfence_format::names::{BucketName, Label, Realm, SiteId, Tenant};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use error::ConfigError;
+pub use secret::SecretRef;
+pub use template::FIRST;
+
+/// The name of the file inside the data directory.
+pub const FILE: &str = "ringfence.toml";
+
+/// Everything an operator can say.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "ringfence.toml")]
+pub struct Config {
+    /// The trust root of this installation: its keys open and sign nothing
+    /// outside it. Fixed once data exists.
+    #[serde(default = "default_realm")]
+    #[schemars(with = "String")]
+    pub realm: Realm,
+    /// The S3 endpoint.
+    #[serde(default)]
+    pub s3: S3,
+    /// Health, metrics and the public log.
+    #[serde(default)]
+    pub admin: Admin,
+    /// The log.
+    #[serde(default)]
+    pub log: Log,
+    /// What unlocks the keyring.
+    #[serde(default)]
+    pub keys: Keys,
+    /// The sites, at least one of them private.
+    #[serde(default)]
+    pub site: Vec<Site>,
+    /// The labels.
+    #[serde(default)]
+    pub labels: Labels,
+    /// Labels by bucket and key prefix.
+    #[serde(default)]
+    pub label_rule: Vec<LabelRule>,
+    /// What is said about tenants; `ringfence tenant add` makes them.
+    #[serde(default)]
+    pub tenant: Vec<TenantSettings>,
+    /// Per label: which of the allowed sites are chosen, and how many.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, PlacementRule>")]
+    pub placement: BTreeMap<Label, PlacementRule>,
+    /// The policies.
+    #[serde(default)]
+    pub policy: Policy,
+    /// Work that runs by itself.
+    #[serde(default)]
+    pub background: Background,
+}
+
+/// `[s3]`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct S3 {
+    /// Where the S3 endpoint listens; loopback only.
+    pub addr: SocketAddr,
+    /// Base domains for virtual-host style: with `s3.example`, a request to
+    /// `bucket.s3.example` is one for `bucket`.
+    pub domains: Vec<String>,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// Where `/healthz`, `/readyz`, `/metrics` and `/log/` are served; loopback only.
+    pub addr: SocketAddr,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Space the log may take, in MiB. At 80 % it warns; when it is used up,
+    /// writes stop first, then reads; deletes and revocations have a reserve.
+    pub budget_mib: u64,
+}
+
+/// `[keys]`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keys {
+    /// What holds the root key. `file` is the only provider so far.
+    pub provider: KeyProvider,
+    /// The passphrase or key that seals the keyring: `env:NAME` or
+    /// `file:PATH`. Left out, a development key file inside the data
+    /// directory is made and used, which protects nothing from who can read
+    /// that directory.
+    pub unlock: Option<SecretRef>,
+}
+
+/// What holds the root key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyProvider {
+    /// A keyring file, sealed by a passphrase or key (Argon2id).
+    #[default]
+    File,
+}
+
+/// `[[site]]`: a place that stores sealed chunks.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Site {
+    /// Its name, for ever.
+    #[schemars(with = "String")]
+    pub id: SiteId,
+    /// Whether it is ours or somebody else's.
+    pub kind: SiteKind,
+    /// What it speaks.
+    #[serde(rename = "type")]
+    pub type_: SiteType,
+    /// ISO 3166 code of the jurisdiction it lies in; `ZZ` is unknown.
+    #[serde(default = "default_jurisdiction")]
+    pub jurisdiction: String,
+    /// Who runs it, for policies and reports.
+    #[serde(default)]
+    pub provider: String,
+    /// Whether no other customer's data shares its machines.
+    #[serde(default)]
+    pub dedicated: bool,
+    /// Free words for policies.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// directory: the folder, relative to the data directory.
+    pub path: Option<PathBuf>,
+    /// s3, azure, gcs: the address of the service.
+    pub endpoint: Option<String>,
+    /// s3, gcs: the bucket; azure: the container.
+    pub bucket: Option<String>,
+    /// s3: the region to sign for.
+    pub region: Option<String>,
+    /// s3, azure, gcs: a prefix inside the bucket.
+    pub prefix: Option<String>,
+    /// azure: the storage account.
+    pub account: Option<String>,
+    /// s3: the access key id, as `env:NAME` or `file:PATH`.
+    pub access_key_id: Option<SecretRef>,
+    /// s3: the secret access key, as `env:NAME` or `file:PATH`.
+    pub secret_access_key: Option<SecretRef>,
+    /// azure: the account key, as `env:NAME` or `file:PATH`.
+    pub account_key: Option<SecretRef>,
+    /// gcs: the service account's JSON, as `env:NAME` or `file:PATH`.
+    pub credential: Option<SecretRef>,
+    /// Seconds until one call to the site is given up.
+    #[serde(default = "default_timeout_s")]
+    pub timeout_s: u64,
+    /// How often a call that may be repeated is repeated.
+    #[serde(default = "default_retries")]
+    pub retries: u32,
+}
+
+/// Whether a site is ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SiteKind {
+    /// Ours: at home.
+    Private,
+    /// Somebody else's: sees ciphertext only, and only what its labels allow.
+    Public,
+}
+
+/// What a site speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SiteType {
+    /// A folder on this machine.
+    Directory,
+    /// Any S3-compatible store.
+    S3,
+    /// Azure Blob Storage.
+    Azure,
+    /// Google Cloud Storage.
+    Gcs,
+}
+
+/// `[labels]`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Labels {
+    /// From the least strict to the strictest.
+    #[schemars(with = "Vec<String>")]
+    pub order: Vec<Label>,
+}
+
+/// `[[label_rule]]`: objects that match have at least this label.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LabelRule {
+    /// Only in this bucket; in every bucket if left out.
+    #[schemars(with = "Option<String>")]
+    pub bucket: Option<BucketName>,
+    /// Only keys that begin with this.
+    #[serde(default)]
+    pub prefix: String,
+    /// The label.
+    #[schemars(with = "String")]
+    pub label: Label,
+}
+
+/// `[[tenant]]`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantSettings {
+    /// Its name.
+    #[schemars(with = "String")]
+    pub name: Tenant,
+    /// The label of its objects where nothing else says one. Left out: the strictest.
+    #[schemars(with = "Option<String>")]
+    pub default_label: Option<Label>,
+}
+
+/// `[placement.LABEL]`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlacementRule {
+    /// Sites in order of preference; policy must allow each one it is to use.
+    #[schemars(with = "Vec<String>")]
+    pub prefer: Vec<SiteId>,
+    /// Complete copies at different sites.
+    #[serde(default = "default_copies")]
+    pub copies: usize,
+}
+
+/// `[policy]`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// The Cedar policies, relative to the data directory.
+    pub file: PathBuf,
+}
+
+/// `[background]`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Background {
+    /// Seconds between two erasures of what deletes and overwrites left behind.
+    pub sweep_every_s: u64,
+    /// Seconds between two checks of all copies.
+    pub scrub_every_s: u64,
+    /// Days after which a multipart upload that nobody completed is aborted.
+    pub abort_uploads_days: u32,
+}
+
+impl Default for S3 {
+    fn default() -> Self {
+        Self { addr: SocketAddr::from(([127, 0, 0, 1], 9300)), domains: vec![] }
+    }
+}
+impl Default for Admin {
+    fn default() -> Self {
+        Self { addr: SocketAddr::from(([127, 0, 0, 1], 9301)) }
+    }
+}
+impl Default for Log {
+    fn default() -> Self {
+        Self { budget_mib: 64 * 1024 }
+    }
+}
+impl Default for Keys {
+    fn default() -> Self {
+        Self { provider: KeyProvider::File, unlock: None }
+    }
+}
+impl Default for Labels {
+    fn default() -> Self {
+        let label = |text| Label::parse(text).expect("a literal that obeys the rule");
+        Self { order: ["public", "internal", "confidential", "restricted"].map(label).to_vec() }
+    }
+}
+impl Default for Policy {
+    fn default() -> Self {
+        Self { file: PathBuf::from("policy.cedar") }
+    }
+}
+impl Default for Background {
+    fn default() -> Self {
+        Self { sweep_every_s: 60, scrub_every_s: 7 * 24 * 3600, abort_uploads_days: 7 }
+    }
+}
+fn default_realm() -> Realm {
+    Realm::parse("home").expect("a literal that obeys the rule")
+}
+fn default_jurisdiction() -> String {
+    "ZZ".to_owned()
+}
+fn default_timeout_s() -> u64 {
+    30
+}
+fn default_retries() -> u32 {
+    3
+}
+fn default_copies() -> usize {
+    1
+}
+
+impl Config {
+    /// Reads `file`, lets the environment override it, and checks all of it.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its place and what would be right.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(file).map_err(|e| ConfigError::unreadable(file, &e))?;
+        Self::parse(file, &text, std::env::vars())
+    }
+
+    /// [`Config::load`] over a text and an environment that are given.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(
+        file: &Path,
+        text: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let typed: Self = toml::from_str(text).map_err(|e| ConfigError::from_toml(file, text, &e))?;
+        let overridden = overrides::apply(file, text, typed, environment)?;
+        check::all(&overridden.config)
+            .map_err(|wrong| overridden.blame(file, text, wrong))?;
+        Ok(overridden.config)
+    }
+
+    /// The JSON schema of the file.
+    pub fn schema() -> serde_json::Value {
+        schemars::schema_for!(Config).to_value()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+//! Rules between the fields, checked after each field is well-formed.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use super::error::nearest;
+use super::{Config, Site, SiteKind, SiteType};
+
+/// One step of a path into the file.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    Key(String),
+    Index(usize),
+}
+
+impl Step {
+    /// As a variable names it: entries of `[[site]]` by their id.
+    pub(super) fn as_text(&self, config: &Config) -> String {
+        match self {
+            Self::Key(key) => key.clone(),
+            Self::Index(i) => config.site.get(*i).map(|s| s.id.to_string()).unwrap_or_default(),
+        }
+    }
+}
+
+/// What is wrong, and where.
+#[derive(Debug)]
+pub(super) struct Wrong {
+    pub(super) path: Vec<Step>,
+    pub(super) message: String,
+    pub(super) help: Option<String>,
+}
+
+type Check = Result<(), Wrong>;
+
+/// All rules; the first that is broken.
+pub(super) fn all(config: &Config) -> Check {
+    loopback("s3", config.s3.addr)?;
+    loopback("admin", config.admin.addr)?;
+    sites(config)?;
+    labels(config)?;
+    placements(config)?;
+    background(config)
+}
+
+/// A plain-text listener that others can reach would hand them every
+/// signature and every byte.
+fn loopback(section: &str, addr: SocketAddr) -> Check {
+    if addr.ip().is_loopback() {
+        return Ok(());
+    }
+    let help = "bind 127.0.0.1 and let a TLS-terminating proxy on this machine listen outside";
+    wrong(&[section, "addr"], format!("`{addr}` can be reached from outside and has no TLS"), help)
+}
+
+fn sites(config: &Config) -> Check {
+    if !config.site.iter().any(|s| s.kind == SiteKind::Private) {
+        let help = "add `[[site]]` with `id = \"home\"`, `kind = \"private\"`, `type = \"directory\"`, `path = \"sites/home\"`";
+        return wrong(&["site"], "no private site: there is no home for data that may not leave".to_owned(), help);
+    }
+    let mut seen = BTreeSet::new();
+    for (i, site) in config.site.iter().enumerate() {
+        if !seen.insert(&site.id) {
+            return wrong_at(i, "id", format!("two sites are called `{}`", site.id), "give each its own id");
+        }
+        one_site(i, site)?;
+    }
+    Ok(())
+}
+
+fn one_site(i: usize, site: &Site) -> Check {
+    let jurisdiction = site.jurisdiction.as_bytes();
+    let country = jurisdiction.len() >= 2 && jurisdiction[..2].iter().all(u8::is_ascii_uppercase);
+    let subdivision = jurisdiction.len() == 2 || (jurisdiction.get(2) == Some(&b'-') && jurisdiction.len() <= 6);
+    if !country || !subdivision {
+        let message = format!("`{}` is not an ISO 3166 code", site.jurisdiction);
+        return wrong_at(i, "jurisdiction", message, "write two capital letters such as `DE`, or `DE-BE`; `ZZ` is unknown");
+    }
+    if site.timeout_s == 0 {
+        return wrong_at(i, "timeout_s", "a timeout of 0 fails every call".to_owned(), "30 is the default");
+    }
+    let (needs, knows): (&[&str], &[&str]) = match site.type_ {
+        SiteType::Directory => (&["path"], &["path"]),
+        SiteType::S3 => (
+            &["endpoint", "bucket", "access_key_id", "secret_access_key"],
+            &["endpoint", "bucket", "region", "prefix", "access_key_id", "secret_access_key"],
+        ),
+        SiteType::Azure => (
+            &["endpoint", "bucket", "account", "account_key"],
+            &["endpoint", "bucket", "prefix", "account", "account_key"],
+        ),
+        SiteType::Gcs => (&["bucket"], &["endpoint", "bucket", "prefix", "credential"]),
+    };
+    let given = given_fields(site);
+    if let Some(missing) = needs.iter().find(|n| !given.contains(n)) {
+        let message = format!("site `{}` needs `{missing}`", site.id);
+        return wrong_at(i, "type", message, &format!("a site of this type takes: {}", knows.join(", ")));
+    }
+    if let Some(extra) = given.iter().find(|g| !knows.contains(g)) {
+        let message = format!("`{extra}` means nothing to a site of this type");
+        return wrong_at(i, extra, message, &format!("it takes: {}", knows.join(", ")));
+    }
+    Ok(())
+}
+
+fn given_fields(site: &Site) -> Vec<&'static str> {
+    [
+        ("path", site.path.is_some()),
+        ("endpoint", site.endpoint.is_some()),
+        ("bucket", site.bucket.is_some()),
+        ("region", site.region.is_some()),
+        ("prefix", site.prefix.is_some()),
+        ("account", site.account.is_some()),
+        ("access_key_id", site.access_key_id.is_some()),
+        ("secret_access_key", site.secret_access_key.is_some()),
+        ("account_key", site.account_key.is_some()),
+        ("credential", site.credential.is_some()),
+    ]
+    .into_iter()
+    .filter_map(|(name, is)| is.then_some(name))
+    .collect()
+}
+
+fn labels(config: &Config) -> Check {
+    let order = &config.labels.order;
+    if order.is_empty() || order.iter().collect::<BTreeSet<_>>().len() != order.len() {
+        let help = "for example `order = [\"public\", \"internal\", \"confidential\", \"restricted\"]`";
+        return wrong(&["labels", "order"], "labels must be given once each, and at least one".to_owned(), help);
+    }
+    let known = |label: &str| order.iter().any(|l| l.as_str() == label);
+    let unknown = |mut path: Vec<Step>, key: &str, label: &str| {
+        path.push(Step::Key(key.to_owned()));
+        let help = match nearest(label, order.iter().map(|l| l.as_str())) {
+            Some(best) => format!("did you mean `{best}`?"),
+            None => "add it to `[labels] order`".to_owned(),
+        };
+        Err(Wrong { path, message: format!("label `{label}` is not in `[labels] order`"), help: Some(help) })
+    };
+    for (i, rule) in config.label_rule.iter().enumerate() {
+        if !known(rule.label.as_str()) {
+            return unknown(vec![Step::Key("label_rule".into()), Step::Index(i)], "label", rule.label.as_str());
+        }
+    }
+    let mut names = BTreeSet::new();
+    for (i, tenant) in config.tenant.iter().enumerate() {
+        let path = vec![Step::Key("tenant".into()), Step::Index(i)];
+        if let Some(label) = tenant.default_label.as_ref().filter(|l| !known(l.as_str())) {
+            return unknown(path, "default_label", label.as_str());
+        }
+        if !names.insert(&tenant.name) {
+            let message = format!("tenant `{}` stands twice", tenant.name);
+            return Err(Wrong { path, message, help: Some("keep one of the two".into()) });
+        }
+    }
+    match config.placement.keys().find(|l| !known(l.as_str())) {
+        Some(label) => unknown(vec![Step::Key("placement".into())], label.as_str(), label.as_str()),
+        None => Ok(()),
+    }
+}
+
+fn placements(config: &Config) -> Check {
+    for (label, rule) in &config.placement {
+        let path = ["placement", label.as_str(), "prefer"];
+        for site in &rule.prefer {
+            if !config.site.iter().any(|s| s.id == *site) {
+                let help = match nearest(site.as_str(), config.site.iter().map(|s| s.id.as_str())) {
+                    Some(best) => format!("did you mean `{best}`?"),
+                    None => "add a `[[site]]` with that id".to_owned(),
+                };
+                return wrong(&path, format!("no site is called `{site}`"), &help);
+            }
+        }
+        if rule.prefer.iter().collect::<BTreeSet<_>>().len() != rule.prefer.len() {
+            return wrong(&path, "a site stands twice".to_owned(), "name each site once");
+        }
+        if rule.copies == 0 || rule.copies > rule.prefer.len() {
+            let message = format!("{} copies cannot lie at {} sites", rule.copies, rule.prefer.len());
+            return wrong(&["placement", label.as_str(), "copies"], message, "from 1 to the number of sites in `prefer`");
+        }
+    }
+    match config.labels.order.iter().find(|l| !config.placement.contains_key(*l)) {
+        Some(label) => {
+            let help = format!("add `[placement.{label}]` with `prefer = [\"home\"]`");
+            wrong(&["placement"], format!("label `{label}` has no placement"), &help)
+        }
+        None => Ok(()),
+    }
+}
+
+fn background(config: &Config) -> Check {
+    let b = &config.background;
+    for (key, value) in [("sweep_every_s", b.sweep_every_s), ("scrub_every_s", b.scrub_every_s)] {
+        if value == 0 {
+            return wrong(&["background", key], "an interval of 0 never rests".to_owned(), "give seconds, at least 1");
+        }
+    }
+    if b.abort_uploads_days == 0 {
+        let message = "0 days would abort uploads under way".to_owned();
+        return wrong(&["background", "abort_uploads_days"], message, "give days, at least 1");
+    }
+    Ok(())
+}
+
+fn wrong(path: &[&str], message: String, help: &str) -> Check {
+    let path = path.iter().map(|p| Step::Key((*p).to_owned())).collect();
+    Err(Wrong { path, message, help: Some(help.to_owned()) })
+}
+
+fn wrong_at(site: usize, key: &str, message: String, help: &str) -> Check {
+    let path = vec![Step::Key("site".into()), Step::Index(site), Step::Key(key.to_owned())];
+    Err(Wrong { path, message, help: Some(help.to_owned()) })
+}

@@ -1,0 +1,92 @@
+use super::*;
+
+fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+    Config::parse(Path::new("ringfence.toml"), text, environment)
+}
+
+#[test]
+fn the_first_configuration_is_valid_and_says_what_the_rulings_say() {
+    let config = parse(FIRST, &[]).expect("valid");
+    assert_eq!(config.s3.addr.to_string(), "127.0.0.1:9300");
+    assert_eq!(config.admin.addr.to_string(), "127.0.0.1:9301");
+    assert_eq!(config.tenant[0].default_label.as_ref().map(Label::as_str), Some("internal"));
+    let public = &config.placement[&Label::parse("public").expect("a label")];
+    assert_eq!((public.prefer[0].as_str(), public.copies), ("cloud", 1));
+}
+
+/// Replaces `from` in the first configuration and expects one line and one advice.
+fn refused(from: &str, to: &str, line: &str, advice: &str) {
+    assert!(FIRST.contains(from), "{from}");
+    let error = parse(&FIRST.replacen(from, to, 1), &[]).expect_err(to);
+    assert!(error.to_string().contains(line), "{error}\nexpected {line}");
+    assert!(error.advice().unwrap_or_default().contains(advice), "{:?}\nexpected {advice}", error.advice());
+}
+
+#[test]
+fn an_error_names_the_line_what_is_wrong_and_what_would_be_right() {
+    let line = |needle: &str| 1 + FIRST[..FIRST.find(needle).expect("there")].matches('\n').count();
+    let at = |needle: &str, message: &str| format!("ringfence.toml:{}: {message}", line(needle));
+
+    refused("budget_mib", "budget_mb", &at("budget_mib", "unknown field `budget_mb`"), "did you mean `budget_mib`?");
+    refused("kind = \"public\"", "kind = \"pubic\"", "unknown variant `pubic`", "did you mean `public`?");
+    refused("\"127.0.0.1:9300\"", "\"0.0.0.0:9300\"", &at("addr =", "`0.0.0.0:9300` can be reached"), "TLS");
+    refused("\"127.0.0.1:9301\"", "\"10.0.0.1:9301\"", "`10.0.0.1:9301` can be reached from outside", "proxy");
+    refused("\"cloud\", \"home\"", "\"clouds\", \"home\"", &at("prefer =", "no site is called `clouds`"), "`cloud`");
+    refused("\"internal\"\n\n#", "\"intern\"\n\n#", "label `intern` is not in", "did you mean `internal`?");
+    refused("id = \"cloud\"", "id = \"home\"", "two sites are called `home`", "own id");
+    refused("jurisdiction = \"ZZ\"", "jurisdiction = \"de\"", "`de` is not an ISO 3166 code", "DE");
+    refused("copies = 1", "copies = 3", "3 copies cannot lie at 2 sites", "from 1");
+    refused("path = \"sites/home\"\n", "", "site `home` needs `path`", "path");
+    refused("[placement.restricted]\nprefer = [\"home\"]\ncopies = 1", "", "label `restricted` has no placement", "add");
+    refused("sweep_every_s = 60", "sweep_every_s = 0", "never rests", "at least 1");
+}
+
+#[test]
+fn a_literal_secret_is_refused_and_not_repeated() {
+    let text = FIRST.replacen("provider = \"file\"", "provider = \"file\"\nunlock = \"hunter2\"", 1);
+    let error = parse(&text, &[]).expect_err("a literal").to_string();
+    assert!(error.contains("write `env:NAME` or `file:PATH`"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+}
+
+#[test]
+fn the_environment_overrides_single_values() {
+    let config = parse(
+        FIRST,
+        &[
+            ("RINGFENCE__S3__ADDR", "127.0.0.1:1234"),
+            ("RINGFENCE__LOG__BUDGET_MIB", "7"),
+            ("RINGFENCE__SITE__CLOUD__JURISDICTION", "FR"),
+            ("RINGFENCE__PLACEMENT__PUBLIC__PREFER", "[\"home\"]"),
+            ("RINGFENCE_DATA", "not an override"),
+        ],
+    )
+    .expect("valid");
+    assert_eq!(config.s3.addr.port(), 1234);
+    assert_eq!(config.log.budget_mib, 7);
+    assert_eq!(config.site[1].jurisdiction, "FR");
+    assert_eq!(config.placement[&Label::parse("public").expect("a label")].prefer.len(), 1);
+}
+
+#[test]
+fn a_wrong_variable_is_named() {
+    for (name, value, message) in [
+        ("RINGFENCE__S3__ADR", "127.0.0.1:1", "unknown field `adr`"),
+        ("RINGFENCE__S3__ADDR", "0.0.0.0:1", "can be reached from outside"),
+        ("RINGFENCE__SITE__MOON__PATH", "x", "no entry has the id or name `moon`"),
+        ("RINGFENCE__SITE__CLOUD__JURISDICTION", "france", "not an ISO 3166 code"),
+    ] {
+        let error = parse(FIRST, &[(name, value)]).expect_err(name).to_string();
+        assert!(error.contains(name) && error.contains(message), "{error}");
+    }
+}
+
+#[test]
+fn the_schema_knows_every_section_and_refuses_unknown_ones() {
+    let schema = Config::schema();
+    for section in ["realm", "s3", "admin", "log", "keys", "site", "labels", "label_rule", "tenant", "placement", "policy", "background"] {
+        assert!(schema["properties"].get(section).is_some(), "{section}");
+    }
+    assert_eq!(schema["additionalProperties"], false);
+}
