@@ -5,6 +5,7 @@
 //! randomness on its own account and has no async code, so a verifier, an
 //! auditor's tool or a customer who leaves can be built on it alone.
 
+pub mod checkpoint;
 pub mod chunk;
 pub mod envelope;
 pub mod floe;
@@ -12,6 +13,8 @@ pub mod head;
 pub mod leaf;
 pub mod limits;
 pub mod names;
+pub mod proof;
 pub mod record;
 pub mod redo;
+pub mod tile;
 pub mod wrap;
