@@ -70,7 +70,6 @@ CASES = [
     {"after": "b/2"},
     {"after": "a0"},
     {"after": "zzzz"},
-    {"after": "dirs/03/x", "delimiter": "/"},
     {"after": "many/", "prefix": "many/"},
     {"prefix": "\U0001f512"},
 ]
