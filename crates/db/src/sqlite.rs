@@ -154,8 +154,8 @@ impl Sqlite {
         let backup = rusqlite::backup::Backup::new(&reader, &mut copy).map_err(sort)?;
         // All pages in one step: one read transaction, so a busy writer cannot
         // make the copy start over for ever.
-        while !matches!(backup.step(-1).map_err(sort)?, rusqlite::backup::StepResult::Done) {
-            std::thread::sleep(Duration::from_millis(10));
+        if !matches!(backup.step(-1).map_err(sort)?, rusqlite::backup::StepResult::Done) {
+            return Err(DbError::Busy(self.path.clone()));
         }
         drop(backup);
         copy.pragma_update(None, "journal_mode", "DELETE").map_err(sort)?;
