@@ -22,7 +22,7 @@ pub const CHUNK_LEN_MAX: u32 = (limits::CHUNK_BYTES_MAX - limits::SEGMENT_BYTES)
 /// The largest plaintext whose single chunk may be packed at a directory site.
 pub const PACKED_PLAIN_BYTES_MAX: u64 = (limits::PACKED_CHUNK_BYTES_MAX - HEADER_BYTES - SEGMENT_OVERHEAD_BYTES) as u64;
 
-const _: () = assert!(CHUNK_LEN_MAX as usize % limits::SEGMENT_BYTES == 0);
+const _: () = assert!((CHUNK_LEN_MAX as usize).is_multiple_of(limits::SEGMENT_BYTES));
 const _: () = assert!(CHUNK_LEN_MAX as usize + HEADER_BYTES <= limits::CHUNK_BYTES_MAX);
 
 /// Something Ringfence stores at a site, as its name tells.
@@ -143,7 +143,7 @@ pub const fn segment_count(plain_len: u64) -> u64 {
 impl Layout {
     /// The layout of a part with so much plaintext in chunks of `chunk_len`.
     pub fn new(plain_len: u64, chunk_len: u32) -> Result<Self, BadLayout> {
-        if chunk_len == 0 || u64::from(chunk_len) % SEGMENT != 0 || chunk_len > CHUNK_LEN_MAX {
+        if chunk_len == 0 || !u64::from(chunk_len).is_multiple_of(SEGMENT) || chunk_len > CHUNK_LEN_MAX {
             return Err(BadLayout::ChunkLen(chunk_len));
         }
         if plain_len > limits::PART_BYTES_MAX {

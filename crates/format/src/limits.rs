@@ -63,5 +63,5 @@ pub const PERMIT_MS_MAX: u64 = 10_000;
 pub const RECORD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 const _: () = assert!(PACKED_CHUNK_BYTES_MAX <= CHUNK_BYTES_MAX);
-const _: () = assert!(CHUNK_BYTES_MAX % SEGMENT_BYTES == 0);
+const _: () = assert!(CHUNK_BYTES_MAX.is_multiple_of(SEGMENT_BYTES));
 const _: () = assert!(PART_BYTES_MAX * PART_NUMBER_MAX as u64 >= OBJECT_BYTES_MAX);

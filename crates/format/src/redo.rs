@@ -60,7 +60,8 @@ pub struct Part {
     /// The attempt that wrote it: chunk `i` is named `(upload, i)`.
     #[n(3)]
     pub upload: UploadId,
-    /// Ciphertext bytes of every chunk but the last.
+    /// Bytes of segments in every chunk but the last: a multiple of the
+    /// segment. Chunk 0 carries the header besides; see [`crate::chunk`].
     #[n(4)]
     pub chunk_len: u32,
     /// Ciphertext bytes in all.
@@ -317,7 +318,7 @@ pub struct StaticKeyRow {
     /// Who acts with it.
     #[n(2)]
     pub principal: Principal,
-    /// The secret, sealed under the tenant's KEK.
+    /// The secret, sealed under the tenant's key for such secrets.
     #[cbor(n(3), with = "minicbor::bytes")]
     pub sealed_secret: Vec<u8>,
     /// When it was issued.

@@ -1,0 +1,409 @@
+//! One keyring file: the keys of one realm, or of the installation itself,
+//! wrapped under one root key.
+//!
+//! magic 8 ‖ format 1 ‖ body length 4 ‖ body (CBOR) ‖ SHA-256 of all before.
+//! The digest tells accident; a MAC inside, under a key that the root key
+//! wraps, tells intent: rows cannot be added, dropped or changed without the
+//! root key. Each row's wrap is bound to the row's place, so that a swapped
+//! row does not open even for somebody who could forge the MAC.
+//! Format: docs/formats/keyring.md.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::{constant_time, digest, hmac};
+use ringfence_format::names::{Realm, Tenant};
+use ringfence_format::wrap::Place;
+
+use crate::durable::{self, Existing};
+use crate::error::VaultError;
+use crate::provider::Provider;
+use crate::provider::file::{FileProvider, Slot, Unlock};
+use crate::secret::{Key32, random, random_key};
+
+const MAGIC: &[u8; 8] = b"RFkeys\r\n";
+const FORMAT: u8 = 0;
+const PREFIX_BYTES: usize = 8 + 1 + 4;
+const DIGEST_BYTES: usize = 32;
+/// No keyring is larger: 100,000 tenants with ten key versions each.
+const FILE_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+/// Whose keys a keyring holds.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub(crate) enum Owner {
+    /// The log's signing key, the control plane's evidence, sites' secrets.
+    #[n(0)]
+    Installation {
+        /// Name of the log's key, which is also its origin.
+        #[n(0)]
+        log_name: String,
+    },
+    /// The tenants of one realm.
+    #[n(1)]
+    Realm(#[n(0)] Realm),
+}
+
+impl Owner {
+    /// For wraps and for messages.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Installation { .. } => "the installation".to_owned(),
+            Self::Realm(realm) => format!("realm `{realm}`"),
+        }
+    }
+
+    /// The file's name within the keys folder.
+    pub(crate) fn file_name(&self) -> String {
+        match self {
+            Self::Installation { .. } => INSTALLATION_FILE.to_owned(),
+            Self::Realm(realm) => format!("{REALM_PREFIX}{realm}{SUFFIX}"),
+        }
+    }
+}
+
+/// The installation's keyring.
+pub(crate) const INSTALLATION_FILE: &str = "installation.keyring";
+/// A realm's keyring is `realm-<name>.keyring`.
+pub(crate) const REALM_PREFIX: &str = "realm-";
+/// See [`REALM_PREFIX`].
+pub(crate) const SUFFIX: &str = ".keyring";
+
+/// What a key is for. INVARIANT 2: part of the wrap's place, so a key taken
+/// for another purpose does not even unwrap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(index_only)]
+pub(crate) enum Purpose {
+    /// Wraps the data keys of a tenant's objects.
+    #[n(0)]
+    TenantKek,
+    /// Seals the records of a tenant, or of the control plane.
+    #[n(1)]
+    Evidence,
+    /// Seals the secrets of a tenant's static access keys.
+    #[n(2)]
+    AccessSecrets,
+    /// Signs the log's checkpoints (Ed25519 seed).
+    #[n(3)]
+    LogSigning,
+    /// Seals one named secret, such as a site's credential.
+    #[n(4)]
+    NamedSecret,
+    /// Authenticates the keyring itself.
+    #[n(5)]
+    Integrity,
+}
+
+impl Purpose {
+    fn label(self) -> &'static str {
+        match self {
+            Self::TenantKek => "tenant kek",
+            Self::Evidence => "evidence",
+            Self::AccessSecrets => "access secrets",
+            Self::LogSigning => "log signing",
+            Self::NamedSecret => "named secret",
+            Self::Integrity => "keyring integrity",
+        }
+    }
+}
+
+/// One wrapped key.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub(crate) struct Row {
+    #[n(0)]
+    pub(crate) purpose: Purpose,
+    #[n(1)]
+    pub(crate) tenant: Option<Tenant>,
+    /// From 1; of several rows of a purpose and tenant, the highest is current.
+    #[n(2)]
+    pub(crate) version: u32,
+    /// Random; stands for the key where its owner must not be told.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub(crate) id: [u8; 16],
+    /// The key, as the provider wrapped it.
+    #[cbor(n(4), with = "minicbor::bytes")]
+    pub(crate) wrapped: Vec<u8>,
+    /// Named secrets: the name.
+    #[n(5)]
+    pub(crate) name: Option<String>,
+    /// Named secrets: the secret, sealed under the wrapped key.
+    #[cbor(n(6), with = "minicbor::bytes")]
+    pub(crate) sealed: Vec<u8>,
+}
+
+#[derive(Clone, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+struct Body {
+    #[n(0)]
+    owner: Owner,
+    #[n(1)]
+    slot: Slot,
+    /// The root key under the key that `slot` derives.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    root: Vec<u8>,
+    /// Rises with each write.
+    #[n(3)]
+    generation: u64,
+    #[n(4)]
+    rows: Vec<Row>,
+    /// HMAC-SHA256 over this body with an empty MAC.
+    #[cbor(n(5), with = "minicbor::bytes")]
+    mac: Vec<u8>,
+}
+
+/// An unlocked keyring. Its rows are wrapped; only [`Keyring::unwrap`] shows
+/// a key.
+pub(crate) struct Keyring {
+    path: PathBuf,
+    body: Body,
+    provider: FileProvider,
+}
+
+/// A keyring as a backup carries it: rows, and the root key in clear.
+#[derive(minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub(crate) struct Exported {
+    #[n(0)]
+    pub(crate) owner: Owner,
+    #[n(1)]
+    pub(crate) rows: Vec<Row>,
+    #[n(2)]
+    pub(crate) generation: u64,
+    #[cbor(n(3), with = "root_cbor")]
+    pub(crate) root: Key32,
+}
+
+impl Keyring {
+    /// Makes a keyring with its integrity key, in memory; [`save_new`](Self::save_new) writes it.
+    pub(crate) fn create(dir: &Path, owner: Owner, unlock: &Unlock) -> Result<Self, VaultError> {
+        let path = dir.join(owner.file_name());
+        let (provider, slot, root) = FileProvider::create(unlock, &owner.describe(), &path)?;
+        let body = Body { owner, slot, root, generation: 0, rows: Vec::new(), mac: Vec::new() };
+        let mut keyring = Self { path, body, provider };
+        let row = keyring.new_row(Purpose::Integrity, None, 1, None, &random_key()?)?;
+        keyring.body.rows.push(row);
+        Ok(keyring)
+    }
+
+    /// Reads and unlocks `path`, which must be the keyring of `expected`.
+    pub(crate) fn open(
+        path: &Path,
+        unlock: &Unlock,
+        expected: &dyn Fn(&Owner) -> Result<(), String>,
+    ) -> Result<Self, VaultError> {
+        let body = read(path)?;
+        if let Err(expected) = expected(&body.owner) {
+            return Err(VaultError::WrongRealm { path: path.into(), expected, found: body.owner.describe() });
+        }
+        let provider = FileProvider::open(unlock, &body.slot, &body.root, &body.owner.describe(), path)?;
+        let keyring = Self { path: path.into(), body, provider };
+        keyring.check_mac()?;
+        Ok(keyring)
+    }
+
+    /// Whose keys they are.
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.body.owner
+    }
+
+    /// All rows of a purpose and tenant, in order of their versions.
+    pub(crate) fn rows<'a>(&'a self, purpose: Purpose, tenant: Option<&'a Tenant>) -> impl Iterator<Item = &'a Row> {
+        self.body.rows.iter().filter(move |row| row.purpose == purpose && row.tenant.as_ref() == tenant)
+    }
+
+    /// The row of the highest version.
+    pub(crate) fn current<'a>(&'a self, purpose: Purpose, tenant: Option<&'a Tenant>) -> Option<&'a Row> {
+        self.rows(purpose, tenant).max_by_key(|row| row.version)
+    }
+
+    /// Every row.
+    pub(crate) fn all(&self) -> &[Row] {
+        &self.body.rows
+    }
+
+    /// Unwraps the key of a row.
+    pub(crate) fn unwrap(&self, row: &Row) -> Result<Key32, VaultError> {
+        row.with_place(&self.body.owner, |place| self.provider.unwrap(place, &row.wrapped)).map_err(|error| match error
+        {
+            VaultError::Wrapped { what, why } => {
+                VaultError::Tampered { path: self.path.clone(), why: format!("a wrapped {what} {why}") }
+            }
+            other => other,
+        })
+    }
+
+    /// Wraps a new key into a row, which is not yet in the keyring.
+    pub(crate) fn new_row(
+        &self,
+        purpose: Purpose,
+        tenant: Option<&Tenant>,
+        version: u32,
+        name: Option<&str>,
+        key: &Key32,
+    ) -> Result<Row, VaultError> {
+        let mut row = Row {
+            purpose,
+            tenant: tenant.cloned(),
+            version,
+            id: random()?,
+            wrapped: Vec::new(),
+            name: name.map(str::to_owned),
+            sealed: Vec::new(),
+        };
+        row.wrapped = row.with_place(&self.body.owner, |place| self.provider.wrap(place, key))?;
+        Ok(row)
+    }
+
+    /// Changes the rows, durably: in memory only once the file is written.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Vec<Row>)) -> Result<(), VaultError> {
+        let mut body = self.body.clone();
+        change(&mut body.rows);
+        body.generation += 1;
+        self.write(&mut body, Existing::Replace)?;
+        self.body = body;
+        Ok(())
+    }
+
+    /// Adds rows in memory, before the first write.
+    pub(crate) fn add(&mut self, rows: Vec<Row>) {
+        self.body.rows.extend(rows);
+    }
+
+    /// Writes a keyring that must not exist yet.
+    pub(crate) fn save_new(&mut self) -> Result<(), VaultError> {
+        let mut body = self.body.clone();
+        body.generation += 1;
+        self.write(&mut body, Existing::Refuse)?;
+        self.body = body;
+        Ok(())
+    }
+
+    /// Everything a backup must carry.
+    pub(crate) fn export(&self) -> Result<Exported, VaultError> {
+        Ok(Exported {
+            owner: self.body.owner.clone(),
+            rows: self.body.rows.clone(),
+            generation: self.body.generation,
+            root: self.provider.root()?,
+        })
+    }
+
+    /// A keyring from a backup, in memory, under a new unlock.
+    pub(crate) fn import(dir: &Path, from: Exported, unlock: &Unlock) -> Result<Self, VaultError> {
+        let path = dir.join(from.owner.file_name());
+        let (provider, slot, root) = FileProvider::adopt(unlock, &from.owner.describe(), &path, from.root)?;
+        let body =
+            Body { owner: from.owner, slot, root, generation: from.generation, rows: from.rows, mac: Vec::new() };
+        let keyring = Self { path, body, provider };
+        keyring.integrity_key()?; // the rows belong to this root key
+        Ok(keyring)
+    }
+
+    fn write(&self, body: &mut Body, existing: Existing) -> Result<(), VaultError> {
+        body.mac = Vec::new();
+        body.mac = hmac::sign(&self.integrity_key()?, &encode(body)).as_ref().to_vec();
+        let encoded = encode(body);
+        let mut file = Vec::with_capacity(PREFIX_BYTES + encoded.len() + DIGEST_BYTES);
+        file.extend_from_slice(MAGIC);
+        file.push(FORMAT);
+        file.extend_from_slice(&(encoded.len() as u32).to_be_bytes());
+        file.extend_from_slice(&encoded);
+        let digest = digest::digest(&digest::SHA256, &file);
+        file.extend_from_slice(digest.as_ref());
+        durable::write(&self.path, &file, existing)
+    }
+
+    fn check_mac(&self) -> Result<(), VaultError> {
+        let bare = Body { mac: Vec::new(), ..self.body.clone() };
+        let expected = hmac::sign(&self.integrity_key()?, &encode(&bare));
+        constant_time::verify_slices_are_equal(expected.as_ref(), &self.body.mac).map_err(|_| VaultError::Tampered {
+            path: self.path.clone(),
+            why: "its rows are not the ones it was written with".into(),
+        })
+    }
+
+    fn integrity_key(&self) -> Result<hmac::Key, VaultError> {
+        let row = self.current(Purpose::Integrity, None).ok_or_else(|| VaultError::Tampered {
+            path: self.path.clone(),
+            why: "its integrity key is missing".into(),
+        })?;
+        Ok(hmac::Key::new(hmac::HMAC_SHA256, &*self.unwrap(row)?))
+    }
+}
+
+impl Row {
+    /// The place of this row's wrap: purpose, owner, tenant, version, id, name.
+    fn with_place<T>(&self, owner: &Owner, f: impl FnOnce(Place<'_>) -> T) -> T {
+        let owner = owner.describe();
+        let version = self.version.to_be_bytes();
+        let context: [&[u8]; 5] = [
+            owner.as_bytes(),
+            self.tenant.as_ref().map_or(&[], |tenant| tenant.as_str().as_bytes()),
+            &version,
+            &self.id,
+            self.name.as_deref().unwrap_or_default().as_bytes(),
+        ];
+        f(Place { label: self.purpose.label(), context: &context })
+    }
+}
+
+/// Reads a keyring file and believes nothing but its digest.
+fn read(path: &Path) -> Result<Body, VaultError> {
+    let damaged = |why| VaultError::Damaged { path: path.into(), why };
+    let bytes = fs::read(path).map_err(VaultError::io("read", path))?;
+    if bytes.len() > FILE_BYTES_MAX {
+        return Err(damaged("it is larger than any keyring"));
+    }
+    if bytes.len() < PREFIX_BYTES + DIGEST_BYTES {
+        return Err(damaged("it is cut short"));
+    }
+    if bytes[..8] != MAGIC[..] {
+        return Err(damaged("it does not begin like a keyring"));
+    }
+    if bytes[8] != FORMAT {
+        return Err(VaultError::Newer { path: path.into(), format: bytes[8] });
+    }
+    let claimed = u32::from_be_bytes(bytes[9..13].try_into().expect("four bytes")) as usize;
+    match (PREFIX_BYTES + claimed + DIGEST_BYTES).cmp(&bytes.len()) {
+        std::cmp::Ordering::Greater => return Err(damaged("it is cut short")),
+        std::cmp::Ordering::Less => return Err(damaged("something follows its end")),
+        std::cmp::Ordering::Equal => {}
+    }
+    let (all, sum) = bytes.split_at(bytes.len() - DIGEST_BYTES);
+    if digest::digest(&digest::SHA256, all).as_ref() != sum {
+        return Err(damaged("its digest does not match"));
+    }
+    let body = &all[PREFIX_BYTES..];
+    let mut decoder = minicbor::Decoder::new(body);
+    match decoder.decode() {
+        Ok(decoded) if decoder.position() == body.len() => Ok(decoded),
+        _ => Err(damaged("its body cannot be decoded")),
+    }
+}
+
+fn encode(body: &Body) -> Vec<u8> {
+    minicbor::to_vec(body).expect("encoding to memory does not fail")
+}
+
+/// The root key as bytes that are zeroed.
+mod root_cbor {
+    use minicbor::{Decoder, Encoder, decode::Error as DecodeError, encode::Error as EncodeError, encode::Write};
+    use zeroize::Zeroizing;
+
+    use crate::secret::Key32;
+
+    pub(super) fn encode<C, W: Write>(key: &Key32, e: &mut Encoder<W>, _: &mut C) -> Result<(), EncodeError<W::Error>> {
+        e.bytes(&**key)?;
+        Ok(())
+    }
+
+    pub(super) fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<Key32, DecodeError> {
+        let bytes = d.bytes()?;
+        let mut key = Zeroizing::new([0; 32]);
+        if bytes.len() != key.len() {
+            return Err(DecodeError::message("a root key has 32 bytes"));
+        }
+        key.copy_from_slice(bytes);
+        Ok(key)
+    }
+}
