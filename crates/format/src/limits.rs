@@ -50,6 +50,9 @@ pub const XML_BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub const SIGNED_CHUNK_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// All request headers together.
 pub const HEADER_BYTES_MAX: usize = 64 * 1024;
+/// Connections to the S3 endpoint at once; more wait in the kernel's backlog.
+/// Each may hold a site's descriptor too, and 20,000 is a usual limit of them.
+pub const CONNECTIONS_MAX: usize = 4096;
 /// Clock skew that SigV4 allows, in seconds (AWS: 15 minutes).
 pub const CLOCK_SKEW_S_MAX: u32 = 15 * 60;
 /// Lifetime of a presigned URL, in seconds (AWS: 7 days).
