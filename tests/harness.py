@@ -280,7 +280,7 @@ class Server:
         query = signer.presign(method, path, query, headers, expires_s)
         if spoil:
             query = spoil(query)
-        if body:
+        if body or method in ("PUT", "POST"):
             headers["Content-Length"] = len(body)
         return sigv4.send(self.address, method, target_of(path, query), headers, body)
 

@@ -31,6 +31,52 @@ def absent(s3, bucket, key):
     return answer["KeyCount"] == 0
 
 
+# --- our own signer is right ---------------------------------------------------
+
+
+def test_the_signer_agrees_with_the_published_examples():
+    """The worked examples of the S3 documentation: "Signature calculations …
+    transferring payload in multiple chunks", with and without a trailer."""
+    when = datetime.datetime(2013, 5, 24, tzinfo=datetime.timezone.utc)
+    signer = Signer(Key("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"), when=when)
+    headers = {
+        "Host": "s3.amazonaws.com",
+        "x-amz-storage-class": "REDUCED_REDUNDANCY",
+        "Content-Encoding": "aws-chunked",
+        "x-amz-decoded-content-length": "66560",
+        "Content-Length": "66824",
+    }
+    seed = signer.header("PUT", "/examplebucket/chunkObject.txt", [], headers, SIGNED)
+    assert seed == "4f232c4386841ef735655705268965c44a0e4690baa4adea153f7db9fa80a0a9"
+    body = sigv4.streaming_signed(signer, seed, b"a" * 66560, 65536)
+    assert len(body) == 66824
+    for signature in (
+        "ad80c730a21e5b8d04586a2213dd63b9a0e99e0e2307b0ade35a65485a288648",
+        "0055627c9e194cb4542bae2aa5492e3c1575bbb81b612b7d234b86a503ef5497",
+        "b6c6ea8a5354eaf15b3cb7646744f4275b71ea724fed81ceb9323e279d449df9",
+    ):
+        assert signature.encode() in body
+    headers = {
+        "Host": "s3.amazonaws.com",
+        "x-amz-storage-class": "REDUCED_REDUNDANCY",
+        "Content-Encoding": "aws-chunked",
+        "x-amz-decoded-content-length": "66560",
+        "x-amz-trailer": "x-amz-checksum-crc32c",
+    }
+    seed = signer.header("PUT", "/examplebucket/chunkObject.txt", [], headers, SIGNED_TRAILER)
+    assert seed == "106e2a8a18243abcf37539882f36619c00e2dfc72633413f02d3b74544bfeb8e"
+    trailer = ("x-amz-checksum-crc32c", checksum("CRC32C", b"a" * 66560))
+    body = sigv4.streaming_signed(signer, seed, b"a" * 66560, 65536, trailer)
+    assert trailer[1] == "sOO8/Q=="
+    for signature in (
+        "b474d8862b1487a5145d686f57f013e54db672cee1c953b3010fb58501ef5aa2",
+        "1c1344b170168f8e65b41376b44b20fe354e373826ccbbe2c1d40a8cae51e5c7",
+        "2ca2aba2005185cf7159c6277faf83795951dd77a3a99e6e65d5c9f85863f992",
+        "d81f82fc3505edab99d459891051a732e8730629a2e4a59689829ca17fe2e435",
+    ):
+        assert signature.encode() in body, signature
+
+
 # --- payload modes -------------------------------------------------------------
 
 
