@@ -1,13 +1,41 @@
 //! INVARIANT 6 — `Caller`: somebody whose credential was checked.
+//!
+//! [`authenticate`] is the one function that turns a client's credential into
+//! a caller. [`operator`] and [`system`] make the two kinds that have no
+//! access key: who may open the administration socket, and Ringfence itself.
+//! Every refusal is an [`Unauthenticated`]: its precise reason goes into the
+//! record, its S3 code to the client.
 
-use std::sync::Arc;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
 
 use ringfence_format::names::{KeyId, Principal, Realm, Tenant};
-use ringfence_format::record::{ActorKind, Subject};
+use ringfence_format::record::{ActorKind, Core, Decision, Op, Phase, Record, Resource, Subject, TimeUs};
+use ringfence_log::Entry;
+
+use crate::keys::{KeyState, Keys};
+
+/// Reserved: no tenant and no realm may have this name. Callers without a
+/// tenant (the operator, Ringfence itself) carry it.
+pub const PROVIDER: &str = "provider";
+
+static PROVIDER_TENANT: LazyLock<Tenant> = LazyLock::new(|| Tenant::parse(PROVIDER).expect("a valid name"));
+static PROVIDER_REALM: LazyLock<Realm> = LazyLock::new(|| Realm::parse(PROVIDER).expect("a valid name"));
 
 /// Somebody whose credential was checked. Only [`crate::caller`] makes one.
 ///
 /// Not `Clone`: one authentication is one caller of one request.
+///
+/// ```compile_fail,E0423
+/// use ringfence_access::Caller;
+/// fn forge() -> Caller { Caller(std::sync::Arc::new(todo!())) }
+/// ```
+///
+/// ```compile_fail,E0599
+/// use ringfence_access::Caller;
+/// fn twice(caller: Caller) -> (Caller, Caller) { (caller.clone(), caller) }
+/// ```
 #[must_use]
 #[derive(Debug)]
 pub struct Caller(pub(crate) Arc<Who>);
@@ -20,16 +48,94 @@ pub(crate) struct Who {
     pub(crate) principal: Principal,
     pub(crate) actor: ActorKind,
     pub(crate) key_id: Option<KeyId>,
-    pub(crate) source: Option<String>,
-    pub(crate) user_agent: Option<String>,
+    pub(crate) origin: Origin,
+}
+
+/// Where a request came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Address of the peer; `None` for the administration socket.
+    pub ip: Option<IpAddr>,
+    /// What it calls itself.
+    pub user_agent: Option<String>,
+}
+
+/// A signature by the secret of one access key was verified (SigV4, header or
+/// presigned). Only the wire layer makes one, right after the check.
+#[derive(Debug)]
+pub struct VerifiedSignature {
+    key: KeyId,
+    tenant: Tenant,
+    realm: Realm,
+}
+
+impl VerifiedSignature {
+    /// For the wire layer alone: call it where SigV4 was checked and matched,
+    /// with the tenant and realm whose sealed secret of `key` was used.
+    pub fn sigv4_was_checked_by_the_wire_layer(key: KeyId, tenant: Tenant, realm: Realm) -> Self {
+        Self { key, tenant, realm }
+    }
+}
+
+/// What the kernel says of the peer of the administration socket.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerCredential {
+    uid: u32,
+}
+
+impl PeerCredential {
+    /// For the administration socket alone: the `uid` of `SO_PEERCRED` (unix(7)).
+    pub fn from_so_peercred(uid: u32) -> Self {
+        Self { uid }
+    }
+}
+
+/// Who a verified signature belongs to. Steps: 1. the key is known now;
+/// 2. its issuance is on record; 3. it is not disabled; 4. it belongs to the
+/// tenant and realm whose secret verified the signature, so that a row swapped
+/// between lookup and here gains nothing.
+pub fn authenticate(signature: VerifiedSignature, keys: &Keys, origin: Origin) -> Result<Caller, Unauthenticated> {
+    let VerifiedSignature { key, tenant, realm } = signature;
+    let refuse = |reason| Unauthenticated::new(reason, Some(key.clone()), origin.clone());
+    let entry = keys.find(&key).ok_or_else(|| refuse(AuthnReason::UnknownKey))?;
+    let known = |e: Unauthenticated| e.belongs_to(&entry.realm, &entry.tenant, &entry.principal);
+    let check = |ok: bool, reason| if ok { Ok(()) } else { Err(known(refuse(reason))) };
+    check(entry.issued.is_some(), AuthnReason::NotIssued)?;
+    check(entry.state == KeyState::Active, AuthnReason::Disabled)?;
+    check(entry.tenant == tenant, AuthnReason::OtherTenant)?;
+    check(entry.realm == realm, AuthnReason::OtherRealm)?;
+    check(entry.tenant.as_str() != PROVIDER && entry.realm.as_str() != PROVIDER, AuthnReason::Reserved)?;
+    let principal = entry.principal.clone();
+    Ok(Caller(Arc::new(Who { realm, tenant, principal, actor: ActorKind::StaticKey, key_id: Some(key), origin })))
+}
+
+/// The operator behind the administration socket: the user the server runs as,
+/// or root. The socket's mode says the same; this check holds if it is changed.
+pub fn operator(peer: PeerCredential, server_uid: u32) -> Result<Caller, Unauthenticated> {
+    if peer.uid != server_uid && peer.uid != 0 {
+        return Err(Unauthenticated::new(AuthnReason::NotOperator { uid: peer.uid }, None, Origin::default()));
+    }
+    Ok(provider(format!("uid-{}", peer.uid), ActorKind::Operator))
+}
+
+/// Ringfence itself at one task, such as `sweep`. The task is 1–63 of `a-z`,
+/// `0-9`, `-`.
+pub fn system(task: &'static str) -> Caller {
+    provider(task.to_owned(), ActorKind::System)
+}
+
+fn provider(name: String, actor: ActorKind) -> Caller {
+    let principal = Principal::parse(&name).expect("tasks and user ids are short lower-case names");
+    let (realm, tenant) = (PROVIDER_REALM.clone(), PROVIDER_TENANT.clone());
+    Caller(Arc::new(Who { realm, tenant, principal, actor, key_id: None, origin: Origin::default() }))
 }
 
 impl Caller {
-    /// The tenant it acts for.
+    /// The tenant it acts for; [`PROVIDER`] for operator and system.
     pub fn tenant(&self) -> &Tenant {
         &self.0.tenant
     }
-    /// The realm that tenant belongs to.
+    /// The realm that tenant belongs to; [`PROVIDER`] for operator and system.
     pub fn realm(&self) -> &Realm {
         &self.0.realm
     }
@@ -37,22 +143,193 @@ impl Caller {
     pub fn principal(&self) -> &Principal {
         &self.0.principal
     }
+    /// What kind of actor it is.
+    pub fn actor(&self) -> ActorKind {
+        self.0.actor
+    }
     /// The access key it proved to hold.
     pub fn key_id(&self) -> Option<&KeyId> {
         self.0.key_id.as_ref()
     }
+    /// Who, as records say it. `owner` is whose data the act is about: it is
+    /// that tenant's record, even if the provider acts.
+    pub fn subject(&self, owner: Option<&Tenant>) -> Subject {
+        self.0.subject(owner)
+    }
 }
 
 impl Who {
-    pub(crate) fn subject(&self) -> Subject {
+    pub(crate) fn subject(&self, owner: Option<&Tenant>) -> Subject {
+        let of_tenant = self.actor == ActorKind::StaticKey;
         Subject {
-            realm: Some(self.realm.clone()),
-            tenant: Some(self.tenant.clone()),
+            realm: of_tenant.then(|| self.realm.clone()),
+            tenant: if of_tenant { Some(self.tenant.clone()) } else { owner.cloned() },
             principal: Some(self.principal.clone()),
             actor: self.actor,
             key_id: self.key_id.clone(),
-            source: self.source.clone(),
-            user_agent: self.user_agent.clone(),
+            source: self.origin.ip.map(|ip| ip.to_string()),
+            user_agent: self.origin.user_agent.clone(),
+        }
+    }
+}
+
+/// Why nobody is who they say; precise, for the record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuthnReason {
+    /// No credential at all.
+    Missing,
+    /// A credential that cannot be read.
+    Malformed,
+    /// No key has this id.
+    UnknownKey,
+    /// The key exists, but no record of its issuance: it was put there, not issued.
+    NotIssued,
+    /// The key was disabled.
+    Disabled,
+    /// The signature does not match.
+    BadSignature,
+    /// The request is older or newer than the clocks' allowed difference.
+    Skewed,
+    /// A presigned URL past its end.
+    Expired,
+    /// The key moved to another tenant between lookup and check.
+    OtherTenant,
+    /// The key's tenant belongs to another realm than the one that verified.
+    OtherRealm,
+    /// The key claims the provider's reserved name.
+    Reserved,
+    /// A user of this machine who may not administer.
+    NotOperator {
+        /// Its user id.
+        uid: u32,
+    },
+}
+
+impl fmt::Display for AuthnReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "no credential",
+            Self::Malformed => "malformed credential",
+            Self::UnknownKey => "unknown access key",
+            Self::NotIssued => "the key has no record of issuance",
+            Self::Disabled => "the key is disabled",
+            Self::BadSignature => "the signature does not match",
+            Self::Skewed => "the request's time differs too much",
+            Self::Expired => "the presigned request expired",
+            Self::OtherTenant => "the signature was verified with another tenant's secret",
+            Self::OtherRealm => "the signature was verified in another realm",
+            Self::Reserved => "the key claims the provider's reserved name",
+            Self::NotOperator { uid } => return write!(f, "user {uid} may not administer this installation"),
+        })
+    }
+}
+
+impl AuthnReason {
+    /// The S3 error code and HTTP status for the client, who learns no more
+    /// than S3 tells: a key that is disabled or was never issued looks unknown.
+    pub fn answer(&self) -> (u16, &'static str) {
+        match self {
+            Self::Missing | Self::Expired | Self::NotOperator { .. } => (403, "AccessDenied"),
+            Self::Malformed => (400, "AuthorizationHeaderMalformed"),
+            Self::Skewed => (403, "RequestTimeTooSkewed"),
+            Self::BadSignature => (403, "SignatureDoesNotMatch"),
+            Self::UnknownKey
+            | Self::NotIssued
+            | Self::Disabled
+            | Self::OtherTenant
+            | Self::OtherRealm
+            | Self::Reserved => (403, "InvalidAccessKeyId"),
+        }
+    }
+}
+
+/// A credential that does not hold. Recorded before it is answered: alone if
+/// it names a key that exists ([`identified`](Self::identified)), else with
+/// others of its minute and network ([`crate::noise`]).
+#[must_use]
+#[derive(Clone, Debug)]
+pub struct Unauthenticated {
+    reason: AuthnReason,
+    key: Option<KeyId>,
+    owner: Option<(Realm, Tenant, Principal)>,
+    origin: Origin,
+    op: &'static str,
+}
+
+impl Unauthenticated {
+    /// For the wire layer, where a signature fails before there is anything
+    /// for [`authenticate`] to look at.
+    pub fn new(reason: AuthnReason, key: Option<KeyId>, origin: Origin) -> Self {
+        Self { reason, key, owner: None, origin, op: "s3:Authenticate" }
+    }
+
+    /// The same, of a key that exists: its owner's record.
+    pub fn of_known_key(reason: AuthnReason, key: &KeyId, keys: &Keys, origin: Origin) -> Self {
+        let refused = Self::new(reason, Some(key.clone()), origin);
+        match keys.find(key) {
+            Some(entry) => refused.belongs_to(&entry.realm, &entry.tenant, &entry.principal),
+            None => refused,
+        }
+    }
+
+    /// Names the operation that was asked for, where it is known.
+    pub fn during(mut self, op: &'static str) -> Self {
+        self.op = op;
+        self
+    }
+
+    fn belongs_to(mut self, realm: &Realm, tenant: &Tenant, principal: &Principal) -> Self {
+        self.owner = Some((realm.clone(), tenant.clone(), principal.clone()));
+        self
+    }
+
+    /// Whether it names a key that exists, and so stands alone in the log.
+    pub fn identified(&self) -> bool {
+        self.owner.is_some()
+    }
+    /// Why, for the record; never for the client.
+    pub fn reason(&self) -> &AuthnReason {
+        &self.reason
+    }
+    /// Where the request came from.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+    /// HTTP status and S3 error code for the client.
+    pub fn answer(&self) -> (u16, &'static str) {
+        self.reason.answer()
+    }
+}
+
+impl Entry for Unauthenticated {
+    fn to_record(&self, now_us: TimeUs) -> Record {
+        let (status, code) = self.answer();
+        let (realm, tenant, principal) = match self.owner.clone() {
+            Some((realm, tenant, principal)) => (Some(realm), Some(tenant), Some(principal)),
+            None => (None, None, None),
+        };
+        Record {
+            core: Core {
+                time_us: now_us,
+                op: Op(self.op.to_owned()),
+                phase: Phase::Intent,
+                decision: Decision::Deny,
+                status,
+                error_code: Some(code.to_owned()),
+                reason: Some(self.reason.to_string()),
+                ..Core::default()
+            },
+            subject: Subject {
+                realm,
+                tenant,
+                principal,
+                actor: if self.owner.is_some() { ActorKind::StaticKey } else { ActorKind::Anonymous },
+                key_id: self.key.clone(),
+                source: self.origin.ip.map(|ip| ip.to_string()),
+                user_agent: self.origin.user_agent.clone(),
+            },
+            resource: Resource::default(),
+            redo: None,
         }
     }
 }

@@ -1,9 +1,32 @@
 //! Who may do what, and where data may live.
+//!
+//! Three questions, each answered by evidence that cannot be had otherwise:
+//!
+//! | question | asked of | evidence |
+//! |---|---|---|
+//! | who is this? | [`caller::authenticate`] | [`Caller`] |
+//! | may they do this? | [`policy::Engine::decide`] | [`Permit`] or [`Denial`] |
+//! | where may it lie? | [`policy::Engine::place`] | [`Placement`] or [`Denial`] |
+//!
+//! Policies are Cedar texts, validated against [`policy::SCHEMA`]; nothing is
+//! allowed that no policy permits. This crate does no I/O: texts, keys and
+//! time come in as arguments.
 
+pub mod ask;
 pub mod caller;
+pub mod keys;
+pub mod labels;
+pub mod noise;
 pub mod permit;
 pub mod placement;
+pub mod policy;
+pub mod setting;
 
+pub use ask::Ask;
 pub use caller::Caller;
+pub use keys::Keys;
+pub use labels::{LABEL_TAG, LabelRules, Labels};
 pub use permit::{Action, Denial, Permit};
 pub use placement::Placement;
+pub use policy::{Engine, PolicySet};
+pub use setting::{PlacementRule, Setting, SiteFacts, SiteKind};

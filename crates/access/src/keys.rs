@@ -1,0 +1,145 @@
+//! Static access keys as the request path sees them: a table in memory, read
+//! without a lock, in which a key that is disabled is dead at once.
+//!
+//! The table is a copy of what the log and the catalogue say. A change is
+//! recorded first and put here right after, so a restart does not bring a
+//! disabled key back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use ringfence_format::names::{KeyId, Principal, Realm, Tenant};
+use ringfence_format::record::{ActorKind, Seq};
+use ringfence_format::redo::StaticKeyRow;
+
+use crate::caller::{Caller, Who};
+use crate::permit::{Denial, Permit};
+use crate::placement::Placement;
+
+/// What is known of one static access key; never its secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyEntry {
+    /// Public id.
+    pub id: KeyId,
+    /// Whose.
+    pub tenant: Tenant,
+    /// The realm that tenant belongs to.
+    pub realm: Realm,
+    /// Who acts with it.
+    pub principal: Principal,
+    /// Whether it was disabled.
+    pub state: KeyState,
+    /// The record of its issuance; a key without one is refused.
+    pub issued: Option<Seq>,
+}
+
+/// Whether a key may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyState {
+    /// It may.
+    Active,
+    /// It was disabled, for ever.
+    Disabled,
+}
+
+impl KeyEntry {
+    /// From the catalogue's row, the realm of its tenant, and the log position
+    /// of the record that issued it.
+    pub fn new(row: &StaticKeyRow, realm: Realm, issued: Option<Seq>) -> Self {
+        let state = if row.disabled_ms.is_some() { KeyState::Disabled } else { KeyState::Active };
+        let (id, tenant, principal) = (row.id.clone(), row.tenant.clone(), row.principal.clone());
+        Self { id, tenant, realm, principal, state, issued }
+    }
+}
+
+/// All static keys. Share it by `Arc`.
+#[derive(Debug, Default)]
+pub struct Keys(ArcSwap<HashMap<KeyId, Arc<KeyEntry>>>);
+
+impl Keys {
+    /// The keys the catalogue knows at start.
+    pub fn new(entries: impl IntoIterator<Item = KeyEntry>) -> Self {
+        let table = entries.into_iter().map(|entry| (entry.id.clone(), Arc::new(entry))).collect();
+        Self(ArcSwap::from_pointee(table))
+    }
+
+    /// What is known of a key.
+    pub fn find(&self, id: &KeyId) -> Option<Arc<KeyEntry>> {
+        self.0.load().get(id).cloned()
+    }
+
+    /// Adds a key whose issuance is on record. A key that is here already
+    /// stays as it is: an id is issued once, and disabled for ever.
+    pub fn add(&self, entry: KeyEntry) {
+        let entry = Arc::new(entry);
+        self.0.rcu(|table| {
+            let mut table = HashMap::clone(table);
+            table.entry(entry.id.clone()).or_insert_with(|| entry.clone());
+            table
+        });
+    }
+
+    /// From here on every check of this key fails. Says whether the key exists.
+    pub fn disable(&self, id: &KeyId) -> bool {
+        let before = self.0.rcu(|table| {
+            let mut table = HashMap::clone(table);
+            if let Some(entry) = table.get_mut(id) {
+                *entry = Arc::new(KeyEntry { state: KeyState::Disabled, ..KeyEntry::clone(entry) });
+            }
+            table
+        });
+        before.contains_key(id)
+    }
+
+    /// Whether who acts may still act. Asked again by the commit writer and,
+    /// at least every five seconds, by a body that is still being sent.
+    pub fn still_valid(&self, acting: &impl Acting) -> bool {
+        let who = acting.who();
+        let Some(id) = &who.key_id else {
+            return who.actor != ActorKind::StaticKey;
+        };
+        self.0.load().get(id).is_some_and(|entry| {
+            entry.state == KeyState::Active
+                && entry.issued.is_some()
+                && entry.tenant == who.tenant
+                && entry.realm == who.realm
+                && entry.principal == who.principal
+        })
+    }
+}
+
+/// Evidence that carries who acts: [`Caller`], [`Permit`], [`Placement`], [`Denial`].
+pub trait Acting: sealed::Sealed {}
+
+mod sealed {
+    pub trait Sealed {
+        #[allow(private_interfaces)]
+        fn who(&self) -> &super::Who;
+    }
+}
+impl sealed::Sealed for Caller {
+    #[allow(private_interfaces)]
+    fn who(&self) -> &Who {
+        &self.0
+    }
+}
+impl<A> sealed::Sealed for Permit<A> {
+    #[allow(private_interfaces)]
+    fn who(&self) -> &Who {
+        &self.who
+    }
+}
+impl sealed::Sealed for Placement {
+    #[allow(private_interfaces)]
+    fn who(&self) -> &Who {
+        &self.who
+    }
+}
+impl sealed::Sealed for Denial {
+    #[allow(private_interfaces)]
+    fn who(&self) -> &Who {
+        &self.who
+    }
+}
+impl<T: sealed::Sealed> Acting for T {}
