@@ -80,7 +80,8 @@ impl Tx<'_> {
         }
         self.run("INSERT INTO body(uid, body) VALUES(?1, ?2)", (version.uid.as_bytes(), to_cbor(version)))?;
         let row = self.db.last_insert_rowid();
-        let flags = if version.delete_marker { FLAG_MARKER } else { 0 } | if version.null_version { FLAG_NULL } else { 0 };
+        let flags =
+            if version.delete_marker { FLAG_MARKER } else { 0 } | if version.null_version { FLAG_NULL } else { 0 };
         // The newest version of a key comes first: one below the lowest there is.
         self.db
             .prepare_cached(
@@ -217,10 +218,7 @@ impl Tx<'_> {
 
     fn begin_write(&self, upload: &UploadId, sites: &[SiteId]) -> Rows<()> {
         let sites: Vec<&str> = sites.iter().map(SiteId::as_str).collect();
-        self.run(
-            "INSERT OR REPLACE INTO attempt VALUES(?1, ?2, ?3)",
-            (upload.as_bytes(), sites.join(" "), self.now_ms),
-        )
+        self.run("INSERT OR REPLACE INTO attempt VALUES(?1, ?2, ?3)", (upload.as_bytes(), sites.join(" "), self.now_ms))
     }
 
     fn abort_write(&self, upload: &UploadId) -> Rows<()> {

@@ -10,6 +10,8 @@ use ringfence_db::rusqlite::{self, Row};
 use ringfence_format::names::{Label, ObjectVersion, PartId, SiteId, UploadId, VersionUid};
 use ringfence_format::redo::{Copy, PackAddr, PackedPart, Part, Version};
 
+use crate::unclaimed::Unclaimed;
+
 /// One part is complete and durable at every site it was placed at.
 #[must_use = "bytes that no commit refers to are orphans"]
 #[derive(Debug)]
@@ -20,6 +22,7 @@ pub struct StoredPart {
     pub(crate) sealed_len: u64,
     pub(crate) at: Vec<(SiteId, Option<PackAddr>)>,
     policy_epoch: u64,
+    pub(crate) guard: Unclaimed,
 }
 
 impl StoredPart {
@@ -31,6 +34,7 @@ impl StoredPart {
         chunk_len: u32,
         sealed_len: u64,
         at: Vec<(SiteId, Option<PackAddr>)>,
+        guard: Unclaimed,
     ) -> Option<Self> {
         let everywhere = placed.sites.iter().all(|site| at.iter().any(|(id, _)| id == site));
         (everywhere && at.len() == placed.sites.len()).then(|| Self {
@@ -40,7 +44,21 @@ impl StoredPart {
             sealed_len,
             at,
             policy_epoch: placed.policy_epoch,
+            guard,
         })
+    }
+
+    /// The same part under a newer placement, if it lies at exactly its sites.
+    ///
+    /// # Errors
+    /// [`Misplaced`]; the part is given up then.
+    pub fn under(mut self, placement: &Placement) -> Result<Self, Misplaced> {
+        let here = self.at.iter().map(|(site, _)| site.clone()).collect();
+        if placement.object() != &self.object || sorted(here) != sorted(placement.sites().to_vec()) {
+            return Err(Misplaced);
+        }
+        self.policy_epoch = placement.policy_epoch();
+        Ok(self)
     }
 
     /// Whose part it is.
@@ -117,21 +135,21 @@ pub struct Copies {
     pub(crate) placed: Placed,
     pub(crate) copies: Vec<Copy>,
     pub(crate) parts: Vec<(PartId, UploadId, u64)>,
+    pub(crate) guard: Unclaimed,
 }
 
-/// The copies lie elsewhere than the new placement asks; they are handed back,
-/// so that they can be committed nowhere and swept.
+/// What was stored lies elsewhere than the new placement asks: it is given up.
 #[derive(Debug, thiserror::Error)]
 #[error("the copies do not lie where policy now wants them: place and store the object again")]
-pub struct Misplaced(pub Box<Copies>);
+pub struct Misplaced;
 
 impl Copies {
     /// upholds INVARIANT 3: every site of the placement has every part and a
     /// head, or there are no `Copies`.
-    pub(crate) fn complete(placed: Placed, parts: &[PartAt<'_>], heads: &[HeadAt]) -> Option<Self> {
+    pub(crate) fn complete(placed: Placed, parts: &[PartAt<'_>], heads: &[HeadAt], guard: Unclaimed) -> Option<Self> {
         let copies = placed.sites.iter().map(|site| copy_at(site, parts, heads)).collect::<Option<Vec<_>>>()?;
         let parts = parts.iter().map(|part| (part.part.id, part.part.upload, part.part.sealed_len)).collect();
-        (!copies.is_empty()).then_some(Self { placed, copies, parts })
+        (!copies.is_empty()).then_some(Self { placed, copies, parts, guard })
     }
 
     /// The version they are copies of.
@@ -153,16 +171,12 @@ impl Copies {
     /// these sites; a changed epoch then costs no second write.
     ///
     /// # Errors
-    /// [`Misplaced`] with the copies where it does not.
+    /// [`Misplaced`] where it does not; the copies are given up then.
     pub fn under(mut self, placement: &Placement) -> Result<Self, Misplaced> {
-        let same = |mut sites: Vec<SiteId>| {
-            sites.sort();
-            sites
-        };
-        let fits = placement.object() == &self.placed.object
-            && same(placement.sites().to_vec()) == same(self.placed.sites.clone());
-        if !fits {
-            return Err(Misplaced(Box::new(self)));
+        if placement.object() != &self.placed.object
+            || sorted(placement.sites().to_vec()) != sorted(self.placed.sites.clone())
+        {
+            return Err(Misplaced);
         }
         self.placed = Placed::by(placement);
         Ok(self)
@@ -176,6 +190,11 @@ impl Copies {
             && version.label == self.placed.label
             && parts.eq(self.parts.iter().copied())
     }
+}
+
+fn sorted(mut sites: Vec<SiteId>) -> Vec<SiteId> {
+    sites.sort();
+    sites
 }
 
 fn copy_at(site: &SiteId, parts: &[PartAt<'_>], heads: &[HeadAt]) -> Option<Copy> {
@@ -194,17 +213,18 @@ fn copy_at(site: &SiteId, parts: &[PartAt<'_>], heads: &[HeadAt]) -> Option<Copy
 pub struct NewHeads {
     pub(crate) uid: VersionUid,
     pub(crate) copies: Vec<Copy>,
+    pub(crate) guard: Unclaimed,
 }
 
 impl NewHeads {
     /// upholds INVARIANT 3: one acknowledged head for each copy, or none.
-    pub(crate) fn complete(version: &Version, heads: &[HeadAt]) -> Option<Self> {
+    pub(crate) fn complete(version: &Version, heads: &[HeadAt], guard: Unclaimed) -> Option<Self> {
         let renewed = |copy: &Copy| {
             let head = heads.iter().find(|head| head.site == copy.site)?;
             Some(Copy { head: head.head, head_at: head.at, ..copy.clone() })
         };
         let copies = version.copies.iter().map(renewed).collect::<Option<Vec<_>>>()?;
-        Some(Self { uid: version.uid, copies })
+        Some(Self { uid: version.uid, copies, guard })
     }
 
     /// The version they are heads of.

@@ -69,12 +69,7 @@ pub(crate) fn current(db: &Connection, bucket: &BucketId, key: &ObjectKey) -> Ro
 }
 
 /// One version of a key.
-pub(crate) fn version(
-    db: &Connection,
-    bucket: &BucketId,
-    key: &ObjectKey,
-    which: VersionRef,
-) -> Rows<Option<Version>> {
+pub(crate) fn version(db: &Connection, bucket: &BucketId, key: &ObjectKey, which: VersionRef) -> Rows<Option<Version>> {
     let key = key.as_str().as_bytes();
     let bucket = bucket.as_bytes();
     match which {

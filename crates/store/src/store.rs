@@ -1,0 +1,356 @@
+//! The store: catalogue, sites and commit thread under one roof.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use ringfence_access::permit::{Administer, Delete, Write};
+use ringfence_db::clock::Clock;
+use ringfence_format::names::{BucketId, InstallationId, PartId, SiteId, UploadId, VersionUid};
+use ringfence_format::redo::{Bucket, Rehead, StaticKeyRow, TenantRow, Upload};
+use ringfence_log::{Log, Recorded};
+use tokio::sync::Semaphore;
+
+use crate::act::{Act, CompleteUpload, DeleteTarget, NewHead, PutPart, PutVersion};
+use crate::authority::{Authority, Held};
+use crate::catalog::Catalog;
+use crate::commit::{Commit, CommitError, Committer, StartError};
+use crate::fetch::Readers;
+use crate::put::BUFFERED_BYTES_MAX;
+use crate::site::Site;
+use crate::unclaimed::Attic;
+
+/// A source of unpredictable bytes; `main` hands in the system's.
+pub type Random = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
+
+/// What a store is opened with.
+pub struct Parts {
+    /// Whose chunks these are; every name at a site begins with it.
+    pub installation: InstallationId,
+    /// The log, open.
+    pub log: Arc<Log>,
+    /// Every site of the configuration, open.
+    pub sites: Vec<Site>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub random: Random,
+}
+
+/// Where every object lives.
+pub struct Store {
+    pub(crate) installation: InstallationId,
+    pub(crate) incarnation: u32,
+    pub(crate) started_ms: u64,
+    pub(crate) log: Arc<Log>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) budget: Arc<Semaphore>,
+    pub(crate) readers: Arc<Readers>,
+    pub(crate) attic: Arc<Attic>,
+    catalog: Arc<Catalog>,
+    committer: Committer,
+    sites: BTreeMap<SiteId, Arc<Site>>,
+    random: Random,
+}
+
+impl Store {
+    /// Opens the catalogue at `path` (or makes it), replays what the log has
+    /// beyond it, and puts the start of this process on record.
+    ///
+    /// # Errors
+    /// [`StartError`] says which of the two is older, or which record is in
+    /// the way. Nothing was changed at any site.
+    pub async fn open(path: &Path, parts: Parts) -> Result<Arc<Self>, StartError> {
+        let Parts { installation, log, sites, clock, random } = parts;
+        let (catalog, writer) = Catalog::open(path)?;
+        let catalog = Arc::new(catalog);
+        let committer = Committer::start(catalog.clone(), writer, log.clone(), clock.clone())?;
+        let mut incarnation = [0; 4];
+        random(&mut incarnation);
+        let incarnation = u32::from_be_bytes(incarnation);
+        let store = Self {
+            installation,
+            incarnation,
+            started_ms: clock.now_us() / 1000,
+            attic: Attic::new(clock.clone()),
+            log,
+            clock,
+            budget: Arc::new(Semaphore::new(BUFFERED_BYTES_MAX / 1024)),
+            readers: Arc::default(),
+            catalog,
+            committer,
+            sites: sites.into_iter().map(|site| (site.id().clone(), Arc::new(site))).collect(),
+            random,
+        };
+        let start = Act::Start(Held::system("system:Start", None), incarnation);
+        let _on_record = store.submit(start).await.map_err(StartError::Record)?;
+        Ok(Arc::new(store))
+    }
+
+    /// The catalogue, for reading.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// An open site.
+    pub fn site(&self, id: &SiteId) -> Option<&Arc<Site>> {
+        self.sites.get(id)
+    }
+
+    /// All open sites.
+    pub fn sites(&self) -> impl Iterator<Item = &Arc<Site>> {
+        self.sites.values()
+    }
+
+    /// Whose chunks these are.
+    pub fn installation(&self) -> InstallationId {
+        self.installation
+    }
+
+    /// A new id of a write attempt, a head or a multipart upload: the
+    /// incarnation of this process, then 96 random bits.
+    pub fn new_id(&self) -> UploadId {
+        let mut id = [0; 16];
+        (self.random)(&mut id);
+        id[..4].copy_from_slice(&self.incarnation.to_be_bytes());
+        UploadId(id)
+    }
+
+    /// A new version identity: milliseconds in the first 6 bytes, so that rows
+    /// of new versions lie together, then 80 random bits.
+    pub fn new_version(&self) -> VersionUid {
+        let mut uid = [0; 16];
+        (self.random)(&mut uid);
+        let now_ms = (self.clock.now_us() / 1000).to_be_bytes();
+        uid[..6].copy_from_slice(&now_ms[2..]);
+        VersionUid(uid)
+    }
+
+    /// A new part identity.
+    pub fn new_part(&self) -> PartId {
+        PartId(self.random_id())
+    }
+
+    /// A new bucket identity.
+    pub fn new_bucket(&self) -> BucketId {
+        BucketId(self.random_id())
+    }
+
+    /// Makes a version current. In the same step the conditions are evaluated,
+    /// permit, copies and policy epoch are compared, the record is made durable
+    /// and the version it replaces goes (ruling 1). Outcome:
+    /// [`Outcome::Put`](crate::Outcome::Put).
+    ///
+    /// # Errors
+    /// On any error but [`CommitError::Unsettled`] nothing is visible and, but
+    /// for a failed log, nothing is on record; the copies are given up.
+    pub async fn put_version(
+        &self,
+        authority: impl Into<Authority<Write>>,
+        put: PutVersion,
+    ) -> Result<Recorded<Commit>, CommitError> {
+        self.submit(Act::PutVersion(authority.into().into(), Box::new(put))).await
+    }
+
+    /// Takes versions away, all in one step with one record. What a target's
+    /// conditions keep is left and reported; a single target that is kept is
+    /// the error. Outcome: [`Outcome::Deleted`](crate::Outcome::Deleted).
+    ///
+    /// # Errors
+    /// As for [`put_version`](Self::put_version).
+    pub async fn delete_versions(
+        &self,
+        authority: impl Into<Authority<Delete>>,
+        bucket: BucketId,
+        targets: Vec<DeleteTarget>,
+    ) -> Result<Recorded<Commit>, CommitError> {
+        self.submit(Act::Delete(authority.into().into(), bucket, targets)).await
+    }
+
+    /// Makes a bucket; its name is unique in the installation.
+    ///
+    /// # Errors
+    /// [`Conflict::BucketExists`](crate::Conflict::BucketExists) with the owner.
+    pub async fn create_bucket(
+        &self,
+        authority: impl Into<Authority<Write>>,
+        bucket: Bucket,
+    ) -> Result<Recorded<Commit>, CommitError> {
+        self.submit(Act::CreateBucket(authority.into().into(), bucket)).await
+    }
+
+    /// Changes tags or pin of a bucket that is still as it `was` read.
+    ///
+    /// # Errors
+    /// [`Conflict::Changed`](crate::Conflict::Changed) where it is not.
+    pub async fn update_bucket(
+        &self,
+        authority: impl Into<Authority<Write>>,
+        was: Bucket,
+        now: Bucket,
+    ) -> Result<Recorded<Commit>, CommitError> {
+        self.submit(Act::UpdateBucket(authority.into().into(), Box::new((was, now)))).await
+    }
+
+    /// Takes an empty bucket away; uploads under way go with it.
+    ///
+    /// # Errors
+    /// [`Conflict::BucketNotEmpty`](crate::Conflict::BucketNotEmpty).
+    pub async fn delete_bucket(
+        &self,
+        authority: impl Into<Authority<Delete>>,
+        bucket: BucketId,
+    ) -> Result<Recorded<Commit>, CommitError> {
+        self.submit(Act::DeleteBucket(authority.into().into(), bucket)).await
+    }
+
+    /// Begins a multipart upload. Its version carries everything but parts,
+    /// copies, size and ETag; `policy_epoch` is that of its placement.
+    ///
+    /// # Errors
+    /// As for [`put_version`](Self::put_version).
+    pub async fn create_upload(
+        &self,
+        authority: impl Into<Authority<Write>>,
+        upload: Upload,
+    ) -> Result<Recorded<Commit>, CommitError> {
+        self.submit(Act::CreateUpload(authority.into().into(), Box::new(upload))).await
+    }
+
+    /// Adds a part to an upload; one of the same number is replaced.
+    ///
+    /// # Errors
+    /// [`Conflict::NoSuchUpload`](crate::Conflict::NoSuchUpload) where it ended
+    /// meanwhile; the part is given up.
+    pub async fn put_part(
+        &self,
+        authority: impl Into<Authority<Write>>,
+        part: PutPart,
+    ) -> Result<Recorded<Commit>, CommitError> {
+        self.submit(Act::PutPart(authority.into().into(), Box::new(part))).await
+    }
+
+    /// Makes an upload an object, its parts by reference: nothing is copied.
+    /// Parts that are not in it go. Outcome: [`Outcome::Put`](crate::Outcome::Put).
+    ///
+    /// # Errors
+    /// [`Conflict::AlreadyComplete`](crate::Conflict::AlreadyComplete) with what
+    /// it became, for a client that missed the answer.
+    pub async fn complete_upload(
+        &self,
+        authority: impl Into<Authority<Write>>,
+        complete: CompleteUpload,
+    ) -> Result<Recorded<Commit>, CommitError> {
+        self.submit(Act::Complete(authority.into().into(), Box::new(complete))).await
+    }
+
+    /// Ends an upload; its parts go.
+    ///
+    /// # Errors
+    /// [`Conflict::NoSuchUpload`](crate::Conflict::NoSuchUpload).
+    pub async fn abort_upload(
+        &self,
+        authority: impl Into<Authority<Delete>>,
+        upload: UploadId,
+    ) -> Result<Recorded<Commit>, CommitError> {
+        self.submit(Act::AbortUpload(authority.into().into(), upload)).await
+    }
+
+    /// Gives a version other tags, another label and the head that says so.
+    /// Outcome: [`Outcome::Reheaded`](crate::Outcome::Reheaded).
+    ///
+    /// # Errors
+    /// [`Conflict::Changed`](crate::Conflict::Changed) where its head is not the
+    /// one the new head follows.
+    pub async fn rehead(
+        &self,
+        authority: impl Into<Authority<Write>>,
+        new: NewHead,
+    ) -> Result<Recorded<Commit>, CommitError> {
+        self.submit(Act::Rehead(authority.into().into(), vec![new])).await
+    }
+
+    /// Gives many versions heads under a newer key (rotation): one record.
+    /// Versions that changed meanwhile are left out of the outcome.
+    ///
+    /// # Errors
+    /// [`Conflict::Changed`](crate::Conflict::Changed) where all of them had.
+    pub async fn rewrap(
+        &self,
+        authority: impl Into<Authority<Administer>>,
+        heads: Vec<NewHead>,
+    ) -> Result<Recorded<Commit>, CommitError> {
+        self.submit(Act::RewrapHeads(authority.into().into(), heads)).await
+    }
+
+    /// Makes a tenant.
+    ///
+    /// # Errors
+    /// [`Conflict::Tenant`](crate::Conflict::Tenant) where the name is taken.
+    pub async fn put_tenant(
+        &self,
+        authority: impl Into<Authority<Administer>>,
+        tenant: TenantRow,
+    ) -> Result<Recorded<Commit>, CommitError> {
+        self.submit(Act::PutTenant(authority.into().into(), tenant)).await
+    }
+
+    /// Makes a static key, disables one, or seals its secret anew.
+    ///
+    /// # Errors
+    /// [`Conflict::Changed`](crate::Conflict::Changed) where the id belongs to
+    /// somebody else.
+    pub async fn put_static_key(
+        &self,
+        authority: impl Into<Authority<Administer>>,
+        key: StaticKeyRow,
+    ) -> Result<Recorded<Commit>, CommitError> {
+        self.submit(Act::PutStaticKey(authority.into().into(), key)).await
+    }
+
+    /// The first tenant and key of an installation that has none: nobody is
+    /// there who could be asked for a permit.
+    ///
+    /// # Errors
+    /// [`Conflict::NotFirst`](crate::Conflict::NotFirst) where there are some.
+    pub async fn bootstrap(&self, tenant: TenantRow, key: StaticKeyRow) -> Result<Recorded<Commit>, CommitError> {
+        let why = || Some("the first of this installation".to_owned());
+        let _first = self.submit(Act::PutTenant(Held::system("system:FirstTenant", why()), tenant)).await?;
+        self.submit(Act::PutStaticKey(Held::system("system:FirstKey", why()), key)).await
+    }
+
+    /// Puts a policy set in force: from the next commit on, what was decided
+    /// or placed under another epoch is refused. `None` as authority where the
+    /// process itself found another set at start.
+    ///
+    /// # Errors
+    /// As for [`put_version`](Self::put_version).
+    pub async fn put_policy(
+        &self,
+        authority: Option<Authority<Administer>>,
+        epoch: u64,
+        sha256: [u8; 32],
+    ) -> Result<Recorded<Commit>, CommitError> {
+        let held = authority.map_or_else(|| Held::system("system:PolicyLoad", None), Held::from);
+        self.submit(Act::Policy(held, epoch, sha256)).await
+    }
+
+    /// Notes where a compaction moved chunks and heads.
+    pub(crate) async fn moved(&self, moved: Vec<Rehead>) -> Result<Recorded<Commit>, CommitError> {
+        self.submit(Act::Moved(Held::system("system:Compact", None), moved)).await
+    }
+
+    pub(crate) async fn submit(&self, act: Act) -> Result<Recorded<Commit>, CommitError> {
+        self.committer.submit(act).await
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.clock.now_us() / 1000
+    }
+
+    fn random_id(&self) -> [u8; 16] {
+        let mut id = [0; 16];
+        (self.random)(&mut id);
+        id
+    }
+}
