@@ -224,3 +224,77 @@ impl Layout {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_read_back_and_nothing_else_does() {
+        let (installation, upload) = (InstallationId([1; 16]), UploadId([2; 16]));
+        let chunk = chunk_name(&installation, &upload, 12);
+        assert_eq!(parse_name(&chunk), Some((installation, SiteName::Chunk { upload, index: 12 })));
+        let head = head_name(&installation, &upload);
+        assert_eq!(parse_name(&head), Some((installation, SiteName::Head(upload))));
+        assert!(chunk.starts_with(&installation_prefix(&installation)));
+        let upper = chunk.replace("01", "0A");
+        let bad = [
+            "",
+            "/",
+            &chunk[1..],
+            &format!("{chunk}/"),
+            &format!("/{chunk}"),
+            &chunk.replace("-12", "-012"),
+            &chunk.replace("-12", "-+12"),
+            &chunk.replace("-12", ""),
+            &chunk.replace("/c/", "/h/"),
+            &chunk.replace("/c/", "/../"),
+            &format!("{chunk}9999999999"),
+            &upper,
+        ];
+        for name in bad {
+            assert_eq!(parse_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_range_outside_its_part_is_refused() {
+        let layout = Layout::new(100, SEGMENT as u32).unwrap();
+        #[allow(clippy::reversed_empty_ranges)] // that is what is refused
+        for range in [0..101, 100..101, 5..5, 7..6, 0..u64::MAX] {
+            assert_eq!(layout.locate(range.clone()), Err(BadLayout::Range(range)));
+        }
+        for chunk_len in [0, 1, SEGMENT as u32 + 1, u32::MAX, limits::CHUNK_BYTES_MAX as u32] {
+            assert_eq!(Layout::new(1, chunk_len), Err(BadLayout::ChunkLen(chunk_len)));
+        }
+        assert!(Layout::new(limits::PART_BYTES_MAX + 1, SEGMENT as u32).is_err());
+    }
+
+    #[test]
+    fn a_packed_part_is_one_small_chunk() {
+        let layout = Layout::new(PACKED_PLAIN_BYTES_MAX, SEGMENT as u32).unwrap();
+        assert_eq!((layout.chunks(), layout.sealed_len()), (1, limits::PACKED_CHUNK_BYTES_MAX as u64));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_without_harm(text in ".{0,100}") {
+            if let Some((installation, SiteName::Head(head))) = parse_name(&text) {
+                prop_assert_eq!(head_name(&installation, &head), text);
+            }
+        }
+
+        #[test]
+        fn every_plaintext_byte_lies_in_the_segment_that_is_fetched(len in 1_u64..1 << 33, at: prop::sample::Index) {
+            let len = len.min(limits::PART_BYTES_MAX);
+            let layout = Layout::new(len, CHUNK_LEN_MAX).unwrap();
+            let at = at.index(len as usize) as u64;
+            let located = layout.locate(at..at + 1).unwrap();
+            prop_assert_eq!(located.segments.clone(), at / PLAIN..at / PLAIN + 1);
+            prop_assert_eq!(located.skip as u64, at % PLAIN);
+            prop_assert_eq!(located.len, 1);
+        }
+    }
+}

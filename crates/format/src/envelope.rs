@@ -501,3 +501,6 @@ pub fn open_part(key: &DataKey, part: &Part, message: &[u8]) -> Result<Zeroizing
     }
     Ok(plain)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

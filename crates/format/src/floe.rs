@@ -274,3 +274,6 @@ impl hkdf::KeyType for Length {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests;

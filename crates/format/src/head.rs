@@ -197,3 +197,6 @@ impl Clear {
 fn take<const N: usize>(from: &[u8]) -> [u8; N] {
     *from.first_chunk().expect("the length was checked first")
 }
+
+#[cfg(test)]
+mod tests;

@@ -133,3 +133,80 @@ impl hkdf::KeyType for Length {
         32 + 12 + COMMITMENT_BYTES
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEK: [u8; 32] = [1; 32];
+    const PLACE: Place<'_> = Place { label: "dek", context: &[b"realm", b"tenant"] };
+
+    #[test]
+    fn the_published_vectors_hold() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/wrap.txt");
+        let text = std::fs::read_to_string(path).unwrap();
+        let mut seen = 0;
+        for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let [under, salt, label, context, plain, sealed] = fields[..] else { panic!("six fields: {line}") };
+            let bytes = |text: &str| hex::decode(text.trim_matches('-')).unwrap();
+            let context: Vec<Vec<u8>> = context.split(',').map(bytes).collect();
+            let context: Vec<&[u8]> = context.iter().map(Vec::as_slice).collect();
+            let label = String::from_utf8(bytes(label)).unwrap();
+            let place = Place { label: &label, context: &context };
+            let under = bytes(under).try_into().unwrap();
+            let made = seal(&under, place, bytes(salt).try_into().unwrap(), &bytes(plain));
+            assert_eq!(hex::encode(&made), sealed);
+            assert_eq!(*open(&under, place, &made).unwrap(), bytes(plain));
+            seen += 1;
+        }
+        assert!(seen >= 4);
+    }
+
+    #[test]
+    fn a_wrap_opens_in_its_own_place_only() {
+        let wrapped = wrap_key(&KEK, PLACE, [2; 24], &[3; 32]);
+        assert_eq!(*unwrap_key(&KEK, PLACE, &wrapped).unwrap(), [3; 32]);
+        let others: [Place<'_>; 5] = [
+            Place { label: "kek", ..PLACE },
+            Place { context: &[b"realm", b"tenant2"], ..PLACE },
+            Place { context: &[b"realmtenant"], ..PLACE },
+            Place { context: &[b"realm", b"tenant", b""], ..PLACE },
+            Place { context: &[b"tenant", b"realm"], ..PLACE },
+        ];
+        for place in others {
+            assert_eq!(unwrap_key(&KEK, place, &wrapped).err(), Some(WrapError::NotThisKey));
+        }
+        assert_eq!(unwrap_key(&[9; 32], PLACE, &wrapped).err(), Some(WrapError::NotThisKey));
+    }
+
+    #[test]
+    fn every_bit_of_a_wrap_matters() {
+        let good = wrap_key(&KEK, PLACE, [2; 24], &[3; 32]);
+        for bit in 0..good.len() * 8 {
+            let mut bad = good;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let expected = if bit / 8 < SALT_BYTES + 32 { WrapError::NotThisKey } else { WrapError::Corrupt };
+            assert_eq!(unwrap_key(&KEK, PLACE, &bad).err(), Some(expected), "bit {bit}");
+        }
+        for len in 0..good.len() {
+            assert!(open(&KEK, PLACE, &good[..len]).is_err(), "cut at {len}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_secret_comes_back(under: [u8; 32], salt: [u8; 24], plain in proptest::collection::vec(any::<u8>(), 0..500)) {
+            let sealed = seal(&under, PLACE, salt, &plain);
+            prop_assert_eq!(sealed.len(), plain.len() + OVERHEAD_BYTES);
+            prop_assert_eq!(&*open(&under, PLACE, &sealed).unwrap(), &plain);
+        }
+
+        #[test]
+        fn any_bytes_are_refused_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(open(&KEK, PLACE, &bytes).is_err());
+        }
+    }
+}
