@@ -429,22 +429,32 @@ def test_no_secret_is_printed_after_the_first_start(server):
 # --- deleted is deleted ------------------------------------------------------------------------
 
 
-def test_deleted_bytes_leave_the_sites(server, s3, bucket):
-    at = {"Bucket": bucket, "Key": "k"}
-    before = bytes_at(server, "cloud")
-    s3.put_object(**at, Body=some_bytes(2 * MIB), Tagging="ringfence-label=public")
-    assert bytes_at(server, "cloud") > before + MIB
-    s3.delete_object(**at)
-    until(lambda: bytes_at(server, "cloud") < before + MIB, "the erasure of the deleted object", deadline_s=90)
+@pytest.fixture
+def sweeping(new_server):
+    """An installation that sweeps every second, with a bucket."""
+    server = new_server(env={"RINGFENCE__BACKGROUND__SWEEP_EVERY_S": "1"}).start()
+    server.client().create_bucket(Bucket="swept")
+    return server
 
 
-def test_an_aborted_upload_leaves_the_sites(server, s3, bucket):
-    at = {"Bucket": bucket, "Key": "k"}
-    before = bytes_at(server, "cloud")
-    upload = s3.create_multipart_upload(**at, Tagging="ringfence-label=public")["UploadId"]
+@pytest.mark.parametrize("label, site", [("public", "cloud"), ("internal", "home")])
+def test_deleted_and_aborted_bytes_leave_the_sites(sweeping, label, site):
+    s3, before = sweeping.client(), bytes_at(sweeping, site)
+    tagging = f"ringfence-label={label}"
+    for n in range(3):
+        s3.put_object(Bucket="swept", Key=f"k{n}", Body=some_bytes(2 * MIB), Tagging=tagging)
+        s3.put_object(Bucket="swept", Key=f"small{n}", Body=some_bytes(1000), Tagging=tagging)
+    at = {"Bucket": "swept", "Key": "parts"}
+    upload = s3.create_multipart_upload(**at, Tagging=tagging)["UploadId"]
     s3.upload_part(**at, UploadId=upload, PartNumber=1, Body=some_bytes(2 * MIB))
+    assert bytes_at(sweeping, site) > before + 7 * MIB
+    s3.put_object(Bucket="swept", Key="k0", Body=b"overwritten", Tagging=tagging)
+    for key in ("k1", "small0", "small1"):
+        s3.delete_object(Bucket="swept", Key=key)
     s3.abort_multipart_upload(**at, UploadId=upload)
-    until(lambda: bytes_at(server, "cloud") < before + MIB, "the erasure of the aborted part", deadline_s=90)
+    until(lambda: bytes_at(sweeping, site) < before + 3 * MIB, "the erasure", deadline_s=60)
+    assert s3.get_object(Bucket="swept", Key="k2")["Body"].read() == some_bytes(2 * MIB)
+    assert s3.get_object(Bucket="swept", Key="small2")["Body"].read() == some_bytes(1000)
 
 
 # --- keys ----------------------------------------------------------------------------------------
