@@ -38,6 +38,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Listed, SiteError, SiteInfo, Stat, Stored, blocking, checked_name,
     pack::{Compacted, Item, PackUse, Packs},
+    probe,
 };
 
 /// The file that says whose site a directory is.
@@ -299,7 +300,7 @@ impl Inner {
         loop {
             let (n, m) = (file.read_at(at, &mut a)?, there.read_at(at, &mut b)?);
             if a[..n] != b[..m] {
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the name is taken by other bytes"));
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, probe::NAME_TAKEN));
             }
             if n == 0 {
                 return there.sync_data();
@@ -561,5 +562,111 @@ fn claim(
             let text = serde_json::to_vec_pretty(&wanted).expect("a marker is plain text");
             disk.replace(&path, &text, Durable::Yes).map_err(fail)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use ringfence_db::disk::RealDisk;
+
+    use super::*;
+    use crate::site::{Site, SiteKind};
+
+    const INSTALLATION: InstallationId = InstallationId([7; 16]);
+
+    fn open(root: &Path, id: &str, installation: InstallationId, first_use: FirstUse) -> Result<Site, SiteError> {
+        let info = SiteInfo::new(SiteId::parse(id).expect("a name"), SiteKind::Private, "DE", "local");
+        Site::open_dir(info, root, installation, first_use, RealDisk::shared())
+    }
+
+    fn name(upload: u8, index: u32) -> String {
+        ringfence_format::chunk::chunk_name(&INSTALLATION, &ringfence_format::names::UploadId([upload; 16]), index)
+    }
+
+    fn large(byte: u8) -> Bytes {
+        vec![byte; limits::PACKED_CHUNK_BYTES_MAX + 1].into()
+    }
+
+    async fn put(site: &Site, name: &str, bytes: Bytes) -> Result<Stored, SiteError> {
+        let item = Item { name: name.to_owned(), parts: vec![bytes] };
+        site.put_bytes(vec![item]).await.map(|s| s[0])
+    }
+
+    fn refused(result: Result<Site, SiteError>, because: &str) {
+        match result {
+            Err(SiteError::Refused { why, .. }) => assert!(why.contains(because), "{why}"),
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("not refused"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_foreign_or_unmounted_directory_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().join("home");
+        refused(open(&root, "home", INSTALLATION, FirstUse::Refuse), "mounted");
+        assert!(!root.exists(), "a refusal leaves nothing behind");
+        let first = open(&root, "home", INSTALLATION, FirstUse::Create).expect("created");
+        refused(open(&root, "home", INSTALLATION, FirstUse::Refuse), "another process");
+        drop(first);
+        refused(open(&root, "cloud", INSTALLATION, FirstUse::Create), "belongs to site `home`");
+        refused(open(&root, "home", InstallationId([8; 16]), FirstUse::Create), "installation 0707");
+        open(&root, "home", INSTALLATION, FirstUse::Refuse).expect("it is ours");
+        let other = dir.path().join("documents");
+        fs::create_dir(&other).expect("made");
+        fs::write(other.join("thesis.txt"), "mine").expect("written");
+        refused(open(&other, "home", INSTALLATION, FirstUse::Create), "thesis.txt");
+        fs::write(root.join(MARKER), "{").expect("written");
+        refused(open(&root, "home", INSTALLATION, FirstUse::Refuse), "not readable");
+    }
+
+    #[tokio::test]
+    async fn a_name_taken_by_the_same_bytes_is_success_and_by_others_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let site = open(dir.path(), "home", INSTALLATION, FirstUse::Create).expect("created");
+        put(&site, &name(1, 0), large(1)).await.expect("stored");
+        put(&site, &name(1, 0), large(1)).await.expect("stored again");
+        let other = put(&site, &name(1, 0), large(2)).await;
+        assert!(matches!(other, Err(SiteError::Refused { .. })), "{other:?}");
+        assert_eq!(site.get_bytes(&name(1, 0), None, None).await.expect("read"), large(1));
+        assert_eq!(fs::read_dir(dir.path().join("tmp")).expect("there").count(), 0, "nothing temporary is left");
+    }
+
+    #[tokio::test]
+    async fn all_chunks_of_an_upload_lie_in_one_shard() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let site = open(dir.path(), "home", INSTALLATION, FirstUse::Create).expect("created");
+        for index in 0..3 {
+            put(&site, &name(0xab, index), large(1)).await.expect("stored");
+        }
+        let shard = dir.path().join(INSTALLATION.to_string()).join("c/ab");
+        assert_eq!(fs::read_dir(shard).expect("there").count(), 3);
+        assert_eq!(site.list(&format!("{INSTALLATION}/c/")).all().await.expect("listed").len(), 3);
+        assert!(site.list(&format!("{INSTALLATION}/h/")).all().await.expect("listed").is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_left_in_tmp_is_gone_at_the_next_start() {
+        let dir = tempfile::tempdir().expect("a directory");
+        drop(open(dir.path(), "home", INSTALLATION, FirstUse::Create).expect("created"));
+        fs::write(dir.path().join("tmp/17"), "half").expect("written");
+        let site = open(dir.path(), "home", INSTALLATION, FirstUse::Refuse).expect("opened");
+        assert!(!dir.path().join("tmp/17").exists());
+        assert!(site.list("").all().await.expect("listed").is_empty());
+    }
+
+    #[test]
+    fn waiters_share_directory_syncs_and_each_sees_one_that_began_after_it_came() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dirs = DirSync::default();
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| (0..20).for_each(|_| dirs.sync(&RealDisk, dir.path()).expect("synced")));
+            }
+        });
+        assert!(dirs.state.lock().expect("not poisoned").is_empty(), "nothing is kept of idle directories");
+        assert!(dirs.sync(&RealDisk, &dir.path().join("absent")).is_err());
     }
 }

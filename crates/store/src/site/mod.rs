@@ -20,9 +20,12 @@
 //! No conditional write is needed (ruling 11): a write that failed but
 //! happened is repeated with the same bytes under the same name.
 
+#[doc(hidden)]
+pub mod contract;
 mod dir;
 mod error;
 mod pack;
+pub mod probe;
 pub mod quirks;
 mod remote;
 mod secret;
@@ -236,20 +239,22 @@ impl Site {
             }
         }
         match self {
-            Self::Dir(dir) => dir.put_many(items).await,
+            Self::Dir(dir) => self.in_time(dir.put_many(items)).await,
             Self::Remote(remote) => remote.put_many(items).await,
         }
     }
 
     /// Begins to store a large chunk piece by piece. At a directory the pieces
     /// go straight to a file; a remote site gets them in one request at the end.
-    pub async fn begin(&self, name: &str) -> Result<ChunkWriter<'_>, SiteError> {
+    pub async fn begin(&self, name: &str) -> Result<ChunkWriter, SiteError> {
         checked_name(self.id(), name)?;
         let to = match self {
-            Self::Dir(dir) => WriteTo::Dir(dir.begin(name.to_owned()).await?),
-            Self::Remote(remote) => WriteTo::Remote { remote, name: name.to_owned(), parts: Vec::new(), len: 0 },
+            Self::Dir(dir) => WriteTo::Dir(self.in_time(dir.begin(name.to_owned())).await?),
+            Self::Remote(remote) => {
+                WriteTo::Remote { remote: remote.clone(), name: name.to_owned(), parts: Vec::new(), len: 0 }
+            }
         };
-        Ok(ChunkWriter(to))
+        Ok(ChunkWriter { to, site: self.id().clone(), wait: self.info().patience.attempt_timeout })
     }
 
     /// Bytes `range` of what is stored under `name`, or all of it: exactly as
@@ -266,7 +271,7 @@ impl Site {
             return Err(SiteError::refused(self.id(), "a range must lie within 16 MiB"));
         }
         match self {
-            Self::Dir(dir) => dir.get(name, at, range).await,
+            Self::Dir(dir) => self.in_time(dir.get(name, at, range)).await,
             Self::Remote(remote) => remote.get(name, range).await,
         }
     }
@@ -283,7 +288,7 @@ impl Site {
             checked_name(self.id(), name)?;
         }
         match self {
-            Self::Dir(dir) => dir.delete_many(items).await,
+            Self::Dir(dir) => self.in_time(dir.delete_many(items)).await,
             Self::Remote(remote) => remote.delete_many(items).await,
         }
     }
@@ -292,14 +297,14 @@ impl Site {
     pub async fn stat(&self, name: &str, at: Option<PackAddr>) -> Result<Stat, SiteError> {
         checked_name(self.id(), name)?;
         match self {
-            Self::Dir(dir) => dir.stat(name, at).await,
+            Self::Dir(dir) => self.in_time(dir.stat(name, at)).await,
             Self::Remote(remote) => remote.stat(name).await,
         }
     }
 
     /// Everything whose name begins with `prefix`, in no order. What is stored
     /// or erased meanwhile may or may not be in it.
-    pub fn list(&self, prefix: &str) -> Lister<'_> {
+    pub fn list(&self, prefix: &str) -> Lister {
         Lister(Some(match self {
             Self::Dir(dir) => ListFrom::Dir(dir.lister(prefix.to_owned())),
             Self::Remote(remote) => ListFrom::Remote(remote.lister(prefix.to_owned())),
@@ -339,6 +344,29 @@ impl Site {
         }
     }
 
+    /// A disk behind a network can hang. What hangs may still happen; whoever
+    /// asked is told that it did not in time.
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, SiteError>>) -> Result<T, SiteError> {
+        in_time(self.id(), self.info().patience.attempt_timeout, work).await
+    }
+
+    /// Finds out what the site really does, with things of its own that it
+    /// erases again; see [`probe`].
+    pub async fn probe(&self) -> probe::Report {
+        probe::run(self).await
+    }
+
+    /// Stores `bytes` only if the name is free, where the site has a way to
+    /// say so. Used by the probe alone: nothing we store relies on it.
+    async fn create_only(&self, name: &str, bytes: Bytes) -> Result<(), SiteError> {
+        match self {
+            Self::Dir(_) => {
+                self.put_bytes(vec![pack::Item { name: name.to_owned(), parts: vec![bytes] }]).await.map(drop)
+            }
+            Self::Remote(remote) => remote.create_only(name, bytes).await,
+        }
+    }
+
     /// Ends pending work. What is called afterwards is refused as retryable.
     pub async fn close(&self) {
         match self {
@@ -357,22 +385,26 @@ impl fmt::Debug for Site {
 /// Stores one large chunk piece by piece; see [`Site::begin`]. Dropped before
 /// [`finish`](Self::finish), nothing is stored.
 #[must_use = "nothing is stored before `finish`"]
-pub struct ChunkWriter<'a>(WriteTo<'a>);
-
-enum WriteTo<'a> {
-    Dir(dir::DirWriter),
-    Remote { remote: &'a RemoteSite, name: String, parts: Vec<Bytes>, len: usize },
+pub struct ChunkWriter {
+    to: WriteTo,
+    site: SiteId,
+    wait: Duration,
 }
 
-impl ChunkWriter<'_> {
+enum WriteTo {
+    Dir(dir::DirWriter),
+    Remote { remote: RemoteSite, name: String, parts: Vec<Bytes>, len: usize },
+}
+
+impl ChunkWriter {
     /// Adds the next piece.
     pub async fn write(&mut self, piece: Sealed) -> Result<(), SiteError> {
         self.write_bytes(piece.bytes().clone()).await
     }
 
     async fn write_bytes(&mut self, piece: Bytes) -> Result<(), SiteError> {
-        match &mut self.0 {
-            WriteTo::Dir(writer) => writer.write(piece).await,
+        match &mut self.to {
+            WriteTo::Dir(writer) => in_time(&self.site, self.wait, writer.write(piece)).await,
             WriteTo::Remote { remote, parts, len, .. } => {
                 *len += piece.len();
                 if *len > limits::CHUNK_BYTES_MAX {
@@ -386,22 +418,22 @@ impl ChunkWriter<'_> {
 
     /// Stores it; durable when this returns.
     pub async fn finish(self) -> Result<Stored, SiteError> {
-        match self.0 {
-            WriteTo::Dir(writer) => writer.finish().await,
+        match self.to {
+            WriteTo::Dir(writer) => in_time(&self.site, self.wait, writer.finish()).await,
             WriteTo::Remote { remote, name, parts, .. } => remote.put(&name, parts).await,
         }
     }
 }
 
 /// Pages of what is at a site; see [`Site::list`].
-pub struct Lister<'a>(Option<ListFrom<'a>>);
+pub struct Lister(Option<ListFrom>);
 
-enum ListFrom<'a> {
+enum ListFrom {
     Dir(dir::DirLister),
-    Remote(remote::RemoteLister<'a>),
+    Remote(remote::RemoteLister),
 }
 
-impl Lister<'_> {
+impl Lister {
     /// The next page, never empty; `None` at the end. After an error the
     /// listing is over: begin again.
     pub async fn next_page(&mut self) -> Result<Option<Vec<Listed>>, SiteError> {
@@ -440,6 +472,14 @@ fn checked_name(site: &SiteId, name: &str) -> Result<(), SiteError> {
         true => Ok(()),
         false => Err(SiteError::refused(site, format!("`{}` is not a name we store", name.escape_default()))),
     }
+}
+
+async fn in_time<T>(
+    site: &SiteId,
+    wait: Duration,
+    work: impl Future<Output = Result<T, SiteError>>,
+) -> Result<T, SiteError> {
+    tokio::time::timeout(wait, work).await.unwrap_or_else(|_| Err(SiteError::timeout(site, wait)))
 }
 
 /// Runs a closure on the blocking pool; a panic there is a panic here.

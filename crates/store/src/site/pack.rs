@@ -842,6 +842,7 @@ struct Window<'a> {
 
 impl<'a> Window<'a> {
     const BYTES: usize = 1024 * 1024;
+    const STEP: usize = 16 * 1024;
 
     fn new(file: &'a dyn DiskFile) -> io::Result<Self> {
         Ok(Self { file, len: file.len()?, start: 0, buffer: Vec::new() })
@@ -864,12 +865,15 @@ impl<'a> Window<'a> {
     /// Where the magic of an entry stands at or behind `at`.
     fn find_entry(&mut self, mut at: u64) -> io::Result<Option<u64>> {
         loop {
-            let bytes = self.bytes(at, Self::BYTES)?;
+            let bytes = self.bytes(at, Self::STEP)?;
             if bytes.len() < ENTRY_BYTES {
                 return Ok(None);
             }
-            if let Some(i) = bytes.windows(4).position(|w| w == LIVE) {
-                return Ok(Some(at + i as u64));
+            // Mostly this looks at the zeros behind the last entry.
+            if bytes != &[0; Self::STEP][..bytes.len()] {
+                if let Some(i) = bytes.windows(4).position(|w| w == LIVE) {
+                    return Ok(Some(at + i as u64));
+                }
             }
             at += (bytes.len() - 3) as u64;
         }
@@ -880,5 +884,212 @@ fn read_exact(file: &dyn DiskFile, at: u64, buffer: &mut [u8]) -> io::Result<()>
     match file.read_at(at, buffer)? {
         got if got == buffer.len() => Ok(()),
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use ringfence_db::disk::RealDisk;
+
+    use super::*;
+
+    const INSTALLATION: InstallationId = InstallationId([7; 16]);
+
+    fn packs(dir: &Path) -> Packs {
+        let site = SiteId::parse("home").expect("a name");
+        Packs::open(site, INSTALLATION, dir.to_owned(), RealDisk::shared()).expect("opened")
+    }
+
+    fn item(name: &str, bytes: impl Into<Bytes>) -> Item {
+        Item { name: format!("i/{name}"), parts: vec![bytes.into()] }
+    }
+
+    fn path(dir: &Path, pack: u32) -> PathBuf {
+        dir.join(format!("{pack:08x}.pack"))
+    }
+
+    fn names(packs: &Packs) -> Vec<String> {
+        let numbers = packs.numbers().expect("numbers");
+        let entries = numbers.into_iter().flat_map(|n| packs.entries(n).expect("entries"));
+        entries.map(|e| e.name).collect()
+    }
+
+    #[tokio::test]
+    async fn what_was_appended_is_read_back_now_and_after_a_restart() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let packs = self::packs(dir.path());
+        let at = packs.append(vec![item("a", "hello"), item("b", vec![9; 65536])]).await.expect("appended");
+        let check = |packs: &Packs| {
+            assert_eq!(packs.read("i/a", at[0], 0..5).expect("read"), "hello");
+            assert_eq!(packs.read("i/a", at[0], 1..3).expect("read"), "el");
+            assert_eq!(packs.read("i/b", at[1], 0..65536).expect("read"), vec![9; 65536]);
+            assert!(packs.read("i/c", at[0], 0..5).expect_err("other name").is_not_found());
+            assert!(matches!(packs.read("i/a", at[0], 0..6), Err(SiteError::Corrupt { .. })));
+            assert_eq!(names(packs), ["i/a", "i/b"]);
+        };
+        check(&packs);
+        packs.close();
+        assert!(packs.append(vec![item("late", "x")]).await.expect_err("closed").is_retryable());
+        drop(packs);
+        // Closed packs are cut to what they hold.
+        let len = fs::metadata(path(dir.path(), 0)).expect("there").len();
+        assert_eq!(len, 32 + (16 + 3 + 5) + (16 + 3 + 65536) + 16);
+        let packs = self::packs(dir.path());
+        check(&packs);
+        // A new process never appends to an old pack.
+        let next = packs.append(vec![item("d", "x")]).await.expect("appended");
+        assert_eq!(next[0].pack, 1);
+    }
+
+    #[tokio::test]
+    async fn many_writers_share_packs_and_packs_roll() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let packs = Arc::new(self::packs(dir.path()));
+        let writers: Vec<_> = (0..16u8)
+            .map(|w| {
+                let packs = packs.clone();
+                tokio::spawn(async move {
+                    let mut all = Vec::new();
+                    for i in 0..20 {
+                        let name = format!("{w}-{i}");
+                        let at = packs.append(vec![item(&name, vec![w; 30_000])]).await.expect("appended");
+                        all.push((format!("i/{name}"), at[0]));
+                    }
+                    all
+                })
+            })
+            .collect();
+        let mut numbers = std::collections::BTreeSet::new();
+        for (w, writer) in writers.into_iter().enumerate() {
+            for (name, at) in writer.await.expect("ran") {
+                numbers.insert(at.pack);
+                assert_eq!(packs.read(&name, at, 0..30_000).expect("read"), vec![w as u8; 30_000]);
+            }
+        }
+        assert!(numbers.len() >= 2, "9.6 MB do not fit the first pack: {numbers:?}");
+        assert_eq!(names(&packs).len(), 320);
+    }
+
+    #[tokio::test]
+    async fn one_call_may_span_packs() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let packs = self::packs(dir.path());
+        let items = (0..100).map(|i| item(&format!("{i}"), vec![i as u8; 60_000])).collect();
+        let at = packs.append(items).await.expect("appended");
+        assert!(at.iter().any(|a| a.pack != at[0].pack));
+        for (i, at) in at.iter().enumerate() {
+            assert_eq!(packs.read(&format!("i/{i}"), *at, 0..60_000).expect("read"), vec![i as u8; 60_000]);
+        }
+    }
+
+    #[tokio::test]
+    async fn erased_entries_are_gone_for_good_and_their_bytes_zeroed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let packs = self::packs(dir.path());
+        let at = packs.append(vec![item("a", "secret-a"), item("b", "secret-b")]).await.expect("appended");
+        let entry = [("i/a".to_owned(), at[0])];
+        packs.erase(&entry).expect("erased");
+        packs.erase(&entry).expect("erased again");
+        assert!(packs.read("i/a", at[0], 0..8).expect_err("erased").is_not_found());
+        assert!(packs.check("i/a", at[0]).expect_err("erased").is_not_found());
+        let used = packs.usage().expect("counted");
+        drop(packs);
+        let raw = fs::read(path(dir.path(), 0)).expect("there");
+        assert!(!raw.windows(8).any(|w| w == b"secret-a") && raw.windows(8).any(|w| w == b"secret-b"));
+        let packs = self::packs(dir.path());
+        assert_eq!(names(&packs), ["i/b"]);
+        assert_eq!(packs.usage().expect("counted"), used, "counting and scanning agree");
+        assert_eq!(used[0].bytes, 2 * used[0].live_bytes);
+    }
+
+    #[tokio::test]
+    async fn a_crash_at_any_byte_of_the_tail_keeps_all_before_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let packs = self::packs(dir.path());
+        let at = packs.append(vec![item("kept", "kept")]).await.expect("appended");
+        packs.append(vec![item("torn", "torn-off")]).await.expect("appended");
+        drop(packs);
+        let whole = fs::read(path(dir.path(), 0)).expect("there");
+        let (start, end) = (32 + 16 + 6 + 4, whole.len() - 16);
+        for cut in start..end {
+            // Both what a shorter file and what a zeroed one leaves behind.
+            for zeros in [0, 4096] {
+                let dir = tempfile::tempdir().expect("a directory");
+                let mut torn = whole[..cut].to_vec();
+                torn.resize(cut + zeros, 0);
+                fs::write(path(dir.path(), 0), torn).expect("written");
+                let packs = self::packs(dir.path());
+                assert_eq!(names(&packs), ["i/kept"], "cut at {cut}");
+                assert_eq!(packs.read("i/kept", at[0], 0..4).expect("read"), "kept");
+                assert_eq!(packs.append(vec![item("new", "new")]).await.expect("appended")[0].pack, 1);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn damage_inside_a_pack_costs_the_damaged_entry_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let packs = self::packs(dir.path());
+        let items = (0..3).map(|i| item(&format!("{i}"), format!("payload-{i}"))).collect();
+        let at = packs.append(items).await.expect("appended");
+        drop(packs);
+        let whole = fs::read(path(dir.path(), 0)).expect("there");
+        let entry = 16 + 3 + 9;
+        for byte in 32 + entry..32 + 2 * entry {
+            let mut damaged = whole.clone();
+            damaged[byte] ^= 0xff;
+            fs::write(path(dir.path(), 0), &damaged).expect("written");
+            let packs = self::packs(dir.path());
+            let names = names(&packs);
+            assert!(names.contains(&"i/0".into()) && names.contains(&"i/2".into()), "byte {byte}: {names:?}");
+            assert!(packs.read("i/1", at[1], 0..9).is_err(), "byte {byte} went unseen");
+            assert_eq!(packs.read("i/2", at[2], 0..9).expect("read"), "payload-2");
+        }
+    }
+
+    #[tokio::test]
+    async fn compaction_moves_what_lives_and_the_pack_goes_afterwards() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let packs = self::packs(dir.path());
+        let items = (0..700).map(|i| item(&format!("{i}"), vec![i as u8; 100])).collect();
+        let at = packs.append(items).await.expect("appended");
+        assert!(packs.compact(0, |_| true).await.expect("asked").is_none(), "the current pack is left alone");
+        drop(packs);
+        let packs = self::packs(dir.path());
+        packs.erase(&[("i/0".to_owned(), at[0])]).expect("erased");
+        let even = |e: &PackEntry| e.name[2..].parse::<u32>().expect("a number") % 2 == 0;
+        let done = packs.compact(0, even).await.expect("compacted").expect("not current");
+        assert_eq!(done.moved().len(), 349);
+        for moved in done.moved() {
+            let i: usize = moved.name[2..].parse().expect("a number");
+            assert_eq!(moved.from, at[i]);
+            // Both places read until the catalogue knows the new one.
+            for at in [moved.from, moved.to] {
+                assert_eq!(packs.read(&moved.name, at, 0..100).expect("read"), vec![i as u8; 100]);
+            }
+        }
+        packs.remove(done).expect("removed");
+        assert!(packs.read("i/2", at[2], 0..100).expect_err("removed").is_not_found());
+        assert_eq!(names(&packs).len(), 349);
+        assert!(packs.compact(0, |_| true).await.expect("gone").is_none_or(|c| c.moved().is_empty()));
+    }
+
+    #[test]
+    fn the_bytes_on_disk_are_those_of_the_format_page() {
+        let item = item("n", "xyz");
+        let mut entry = Vec::new();
+        put_entry(&mut entry, 5, &item);
+        assert_eq!(hex(&entry), "52465045030000000300000092bd4d26692f6e78797a");
+        assert_eq!(
+            hex(&header(INSTALLATION, 5)),
+            concat!("52465041434b0000", "07070707070707070707070707070707", "05000000", "664d4d2a",)
+        );
+        assert_eq!(hex(&trailer(5, 2)), "5246505400000000020000002c12b160");
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
     }
 }

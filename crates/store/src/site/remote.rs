@@ -22,7 +22,8 @@ use ringfence_format::limits;
 use tokio::sync::Semaphore;
 
 use super::{
-    Listed, Patience, SiteCredential, SiteError, SiteInfo, Stat, Stored, checked_name, pack::Item, quirks, secret::Kind,
+    Listed, Patience, SiteCredential, SiteError, SiteInfo, Stat, Stored, checked_name, pack::Item, probe, quirks,
+    secret::Kind,
 };
 
 /// Entries of one page of a listing.
@@ -59,11 +60,13 @@ pub struct RemoteConfig {
 }
 
 /// An object store behind a network.
+#[derive(Clone)]
 pub struct RemoteSite {
-    pub(in crate::site) info: SiteInfo,
+    pub(in crate::site) info: Arc<SiteInfo>,
     op: Operator,
+    quirks: &'static quirks::Quirks,
     room: Arc<Semaphore>,
-    budget: Budget,
+    budget: Arc<Budget>,
 }
 
 impl RemoteSite {
@@ -80,14 +83,31 @@ impl RemoteSite {
         }
         let op = operator(config, quirks, credential).map_err(|e| SiteError::config(&info.id, e.message()))?;
         let room = Arc::new(Semaphore::new(info.patience.concurrency_max.max(1) as usize));
-        let budget = Budget::new(info.patience.retry_budget);
-        Ok(Self { info, op, room, budget })
+        let budget = Arc::new(Budget::new(info.patience.retry_budget));
+        Ok(Self { info: Arc::new(info), op, quirks, room, budget })
     }
 
     pub(in crate::site) async fn put(&self, name: &str, parts: Vec<Bytes>) -> Result<Stored, SiteError> {
         let body = Buffer::from(parts);
         self.repeat(name, || async { self.op.write(name, body.clone()).await.map(drop) }).await?;
         Ok(Stored { at: None })
+    }
+
+    /// One attempt with `If-None-Match: *` or what the service has for it.
+    pub(in crate::site) async fn create_only(&self, name: &str, bytes: Bytes) -> Result<(), SiteError> {
+        let write = self.op.write_with(name, bytes).if_not_exists(true);
+        match write.await {
+            Ok(_) => Ok(()),
+            Err(e) if matches!(e.kind(), ErrorKind::ConditionNotMatch | ErrorKind::AlreadyExists) => {
+                Err(SiteError::refused(&self.info.id, probe::NAME_TAKEN))
+            }
+            Err(e) => Err(self.sort(name, &e)),
+        }
+    }
+
+    /// What is known of its provider.
+    pub(in crate::site) fn quirks(&self) -> &'static quirks::Quirks {
+        self.quirks
     }
 
     pub(in crate::site) async fn put_many(&self, items: Vec<Item>) -> Result<Vec<Stored>, SiteError> {
@@ -131,8 +151,8 @@ impl RemoteSite {
         stream::iter(deletes).buffer_unordered(self.concurrency()).try_collect().await
     }
 
-    pub(in crate::site) fn lister(&self, prefix: String) -> RemoteLister<'_> {
-        RemoteLister { site: self, prefix, lister: None }
+    pub(in crate::site) fn lister(&self, prefix: String) -> RemoteLister {
+        RemoteLister { site: self.clone(), prefix, lister: None }
     }
 
     fn concurrency(&self) -> usize {
@@ -303,15 +323,15 @@ fn operator(
 
 /// Pages of a listing. The first page is asked for again when it fails; later
 /// ones cannot be, because the continuation is the library's.
-pub(in crate::site) struct RemoteLister<'a> {
-    site: &'a RemoteSite,
+pub(in crate::site) struct RemoteLister {
+    site: RemoteSite,
     prefix: String,
     lister: Option<opendal::Lister>,
 }
 
-impl RemoteLister<'_> {
+impl RemoteLister {
     pub async fn next_page(&mut self) -> Result<Option<Vec<Listed>>, SiteError> {
-        let site = self.site;
+        let site = &self.site;
         let mut lister = match self.lister.take() {
             Some(lister) => lister,
             None => {
