@@ -1,0 +1,112 @@
+"""Policies from outside: changed, refused, explained, and what they do at once."""
+
+import json
+
+import pytest
+
+from harness import expect_error, unique
+from sigv4 import until
+
+
+@pytest.fixture(scope="module")
+def original(server):
+    return (server.data / "policy.cedar").read_text()
+
+
+@pytest.fixture
+def apply(server, original, tmp_path):
+    """Puts policies in force for one test: the usual ones and more."""
+
+    def put(more, base=original, check=True):
+        file = tmp_path / "new.cedar"
+        file.write_text(base + "\n" + more)
+        return server.cli("policy", "apply", file, check=check)
+
+    yield put
+    put("")
+
+
+def status(server, bucket, key="k", **options):
+    return server.raw("GET", bucket, key, **options).status
+
+
+def test_a_new_policy_takes_effect_at_once_and_explains_itself(server, s3, bucket, apply):
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    s3.put_object(Bucket=bucket, Key="hr/k", Body=b"x")
+    apply(f'@id("no-hr") forbid (principal, action == Action::"Read", resource) when {{ resource has key && resource.key like "hr/*" }};')
+    assert status(server, bucket) == 200
+    refused = server.raw("GET", bucket, "hr/k")
+    expect_error(refused, 403, "AccessDenied")
+    assert "no-hr" in server.cli("policy", "explain", refused.headers["x-amz-request-id"]).stdout
+    assert b"no-hr" not in refused.body, "the client is not told which policy"
+    assert server.raw("HEAD", bucket, "hr/k").status == 403
+    assert server.raw("DELETE", bucket, "hr/k").status == 204, "only reading was forbidden"
+    apply("")
+    assert status(server, bucket) == 200
+
+
+def test_placement_follows_the_policy_for_new_objects(server, s3, bucket, apply):
+    tagging = {"x-amz-tagging": "ringfence-label=public"}
+    apply('@id("nothing-leaves") forbid (principal, action == Action::"Place", resource) when { resource.kind == "public" };')
+    assert server.raw("PUT", bucket, "k", body=b"x", headers=tagging).status == 200
+    assert '"cloud"' not in json.dumps(server.cli_json("where", f"s3://{bucket}/k")).replace('"prefer": ["cloud"', "")
+    pinned = unique()
+    s3.create_bucket(Bucket=pinned, CreateBucketConfiguration={"LocationConstraint": "cloud"})
+    expect_error(server.raw("PUT", pinned, "k", body=b"x", headers=dict(tagging)), 403, "AccessDenied")
+
+
+BROKEN = {
+    "syntax": 'forbid (principal, action, resource',
+    "an action nobody knows": '@id("x") forbid (principal, action == Action::"Fly", resource);',
+    "an attribute nobody knows": '@id("x") forbid (principal, action == Action::"Read", resource) when { resource.colour == "red" };',
+    "no id": 'forbid (principal, action == Action::"Read", resource);',
+    "the same id twice": '@id("own-data") forbid (principal, action == Action::"Read", resource);',
+    "a type error": '@id("x") forbid (principal, action == Action::"Place", resource) when { resource.kind == 5 };',
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_policy_that_does_not_validate_is_refused_and_the_old_ones_stay(server, s3, bucket, original, tmp_path, what):
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    file = tmp_path / "broken.cedar"
+    file.write_text(original + "\n" + BROKEN[what])
+    checked = server.cli("policy", "check", file, check=False)
+    applied = server.cli("policy", "apply", file, check=False)
+    if what == "no id" and checked.returncode == 0:
+        pytest.skip("a policy without an id gets one")
+    for done in (checked, applied):
+        assert done.returncode != 0 and done.stderr.strip() + done.stdout.strip() and "panicked" not in done.stderr, done
+    assert status(server, bucket) == 200
+    assert server.cli("policy", "show").returncode == 0
+
+
+def test_a_broken_policy_file_at_start_refuses_to_start(new_server):
+    server = new_server().start()
+    server.stop()
+    (server.data / "policy.cedar").write_text("forbid (")
+    server.spawn()
+    until(lambda: not server.is_alive(), "the server to refuse")
+    assert server.process.returncode != 0 and "policy.cedar" in server.log_text()
+
+
+def test_a_policy_change_is_recorded(server, apply):
+    apply('@id("recorded-change") forbid (principal, action == Action::"Read", resource) when { resource has key && resource.key == "zz" };')
+    shown = server.cli("log", "show", "--limit", "5", "--json").stdout
+    assert "olicy" in shown and "recorded-change" in shown, shown
+
+
+def test_the_truth_table_says_which_label_may_lie_where(server):
+    table = server.cli("policy", "test").stdout
+    for word in ("public", "internal", "confidential", "restricted", "home", "cloud"):
+        assert word in table
+    assert json.loads(server.cli("policy", "test", "--json").stdout)
+
+
+def test_commands_that_change_nothing_need_no_damage(server, original, tmp_path):
+    file = tmp_path / "same.cedar"
+    file.write_text(original)
+    assert server.cli("policy", "check", file).returncode == 0
+    assert server.cli("site", "list").returncode == 0
+    probed = server.cli("site", "check")
+    assert "home" in probed.stdout and "cloud" in probed.stdout
+    assert json.loads(server.cli("status", "--json").stdout)
