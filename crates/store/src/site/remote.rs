@@ -81,6 +81,8 @@ impl RemoteSite {
         if config.endpoint.is_none() && quirks.endpoint.is_none() {
             return Err(fail("`endpoint` is missing, and the provider has no usual one"));
         }
+        // The library's HTTP client (reqwest over rustls), once per process.
+        opendal::install_default();
         let op = operator(config, quirks, credential).map_err(|e| SiteError::config(&info.id, e.message()))?;
         let room = Arc::new(Semaphore::new(info.patience.concurrency_max.max(1) as usize));
         let budget = Arc::new(Budget::new(info.patience.retry_budget));
