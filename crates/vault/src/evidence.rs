@@ -305,3 +305,139 @@ impl hkdf::KeyType for Length32 {
         32
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+    use ringfence_format::record::Op;
+
+    use super::*;
+    use crate::{Unlock, Vault};
+
+    fn evidence() -> (tempfile::TempDir, Vault, Arc<Evidence>) {
+        let dir = tempfile::tempdir().unwrap();
+        let unlock = Unlock::KeyFile(Vault::development_key_file(dir.path()));
+        let vault = Vault::create(dir.path(), &unlock, &realm(), "ringfence.example/log").unwrap();
+        let evidence = vault.evidence();
+        for tenant in ["acme", "umbrella"] {
+            vault.add_tenant(&realm(), &Tenant::parse(tenant).unwrap()).unwrap();
+        }
+        (dir, vault, evidence)
+    }
+
+    fn realm() -> Realm {
+        Realm::parse("main").unwrap()
+    }
+
+    fn record(tenant: Option<&str>) -> Record {
+        Record {
+            core: Core { time_us: 7, op: Op("s3:PutObject".into()), ..Core::default() },
+            subject: Subject {
+                realm: tenant.map(|_| realm()),
+                tenant: tenant.map(|tenant| Tenant::parse(tenant).unwrap()),
+                ..Subject::default()
+            },
+            resource: Resource { detail: Some("a detail".into()), ..Resource::default() },
+            redo: Some(Redo::Start(5)),
+        }
+    }
+
+    #[test]
+    fn a_record_reads_back_with_the_digest_of_its_redo() {
+        let (_dir, _vault, evidence) = evidence();
+        for tenant in [None, Some("acme"), Some("umbrella"), Some("stranger")] {
+            let sealed = evidence.seal(4, &record(tenant)).unwrap();
+            let opened = evidence.open(4, &sealed).unwrap();
+            let digest = leaf::redo_digest(&minicbor::to_vec(Redo::Start(5)).unwrap());
+            assert_eq!(opened.core.redo_sha256, Some(digest));
+            assert_eq!((opened.subject, opened.resource, opened.redo), {
+                let record = record(tenant);
+                (record.subject, record.resource, record.redo)
+            });
+        }
+        let read = Record { redo: None, ..record(Some("acme")) };
+        let sealed = evidence.seal(5, &read).unwrap();
+        assert!(sealed.redo.is_empty());
+        assert_eq!(evidence.open(5, &sealed).unwrap(), read);
+    }
+
+    #[test]
+    fn nothing_of_a_record_lies_open_and_each_tenant_has_its_own_key() {
+        let (_dir, _vault, evidence) = evidence();
+        let sealed = evidence.seal(4, &record(Some("acme"))).unwrap();
+        let bytes = sealed.to_bytes();
+        for secret in ["acme", "main", "PutObject", "a detail"] {
+            assert!(!bytes.windows(secret.len()).any(|w| w == secret.as_bytes()), "{secret}");
+        }
+        let ids = [None, Some("acme"), Some("umbrella")].map(|t| evidence.seal(4, &record(t)).unwrap().key_id);
+        assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2]);
+        assert_eq!(evidence.seal(4, &record(Some("stranger"))).unwrap().key_id, ids[0]);
+    }
+
+    #[test]
+    fn a_record_that_was_changed_or_moved_is_corrupt() {
+        let (_dir, _vault, evidence) = evidence();
+        let good = evidence.seal(4, &record(Some("acme"))).unwrap();
+        let other = evidence.seal(4, &record(Some("umbrella"))).unwrap();
+        type Change<'a> = &'a dyn Fn(&mut SealedRecord);
+        let changes: [Change<'_>; 11] = [
+            &|r| r.core[0] ^= 1,
+            &|r| r.subject[0] ^= 1,
+            &|r| r.resource[0] ^= 1,
+            &|r| r.redo[0] ^= 1,
+            &|r| *r.redo.last_mut().unwrap() ^= 1,
+            &|r| r.redo.clear(),
+            &|r| r.commitments[1][0] ^= 1,
+            &|r| r.commitments[1][31] ^= 1,
+            &|r| r.commitments.swap(0, 1),
+            &|r| std::mem::swap(&mut r.core, &mut r.subject),
+            &|r| r.key_id = other.key_id,
+        ];
+        for (n, change) in changes.iter().enumerate() {
+            let mut bad = good.clone();
+            change(&mut bad);
+            assert!(matches!(evidence.open(4, &bad), Err(OpenError::Corrupt(_))), "change {n}");
+        }
+        assert!(matches!(evidence.open(5, &good), Err(OpenError::Corrupt(_))), "another position");
+        assert_eq!(evidence.open(4, &SealedRecord { key_id: [0; 8], ..good.clone() }), Err(OpenError::NoKey));
+        assert_eq!(evidence.open(4, &good.erased(9)), Err(OpenError::Erased));
+    }
+
+    #[test]
+    fn commitments_open_with_the_salts_alone() {
+        let (_dir, _vault, evidence) = evidence();
+        let sealed = evidence.seal(4, &record(Some("acme"))).unwrap();
+        let salts = evidence.salts(4, &sealed).unwrap();
+        let groups = leaf::group_bytes(&evidence.open(4, &sealed).unwrap());
+        for i in 0..3 {
+            assert_eq!(leaf::commit(&salts[i], &groups[i]), sealed.commitments[i]);
+        }
+    }
+
+    #[test]
+    fn the_same_bytes_at_another_position_seal_to_other_bytes() {
+        let (_dir, _vault, evidence) = evidence();
+        let one = evidence.seal(1, &record(None)).unwrap();
+        assert_eq!(one, evidence.seal(1, &record(None)).unwrap(), "replay after a crash");
+        let two = evidence.seal(2, &record(None)).unwrap();
+        for (a, b) in
+            [(one.core, two.core), (one.subject, two.subject), (one.resource, two.resource), (one.redo, two.redo)]
+        {
+            assert_ne!(a, b);
+        }
+        assert!(one.commitments.iter().zip(two.commitments).all(|(a, b)| *a != b));
+    }
+
+    #[test]
+    fn checkpoints_are_signed_by_one_key_for_the_life_of_the_installation() {
+        let (dir, vault, evidence) = evidence();
+        let signature = evidence.sign(b"note");
+        let public = evidence.public_key();
+        assert!(UnparsedPublicKey::new(&ED25519, public).verify(b"note", &signature).is_ok());
+        assert!(UnparsedPublicKey::new(&ED25519, public).verify(b"noted", &signature).is_err());
+        drop((vault, evidence));
+        let unlock = Unlock::KeyFile(Vault::development_key_file(dir.path()));
+        let again = Vault::open(dir.path(), &unlock).unwrap().evidence();
+        assert_eq!((again.public_key(), again.name()), (public, "ringfence.example/log"));
+    }
+}

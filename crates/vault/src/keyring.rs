@@ -407,3 +407,99 @@ mod root_cbor {
         Ok(key)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keyring(dir: &Path) -> (Keyring, Unlock) {
+        let key_file = dir.join("key");
+        durable::write(&key_file, &[7; 32], Existing::Replace).unwrap();
+        let unlock = Unlock::KeyFile(key_file);
+        let owner = Owner::Realm(Realm::parse("main").unwrap());
+        let mut ring = Keyring::create(dir, owner, &unlock).unwrap();
+        for tenant in ["acme", "umbrella"] {
+            let tenant = Tenant::parse(tenant).unwrap();
+            for (purpose, version) in [(Purpose::TenantKek, 1), (Purpose::TenantKek, 2), (Purpose::Evidence, 1)] {
+                let row = ring.new_row(purpose, Some(&tenant), version, None, &random_key().unwrap()).unwrap();
+                ring.add(vec![row]);
+            }
+        }
+        ring.save_new().unwrap();
+        (ring, unlock)
+    }
+
+    /// Changes the rows and writes a file that is sound in itself: by somebody
+    /// without the keys (the MAC stays), or by our own code (a new MAC).
+    fn reopen(
+        ring: &Keyring,
+        unlock: &Unlock,
+        with_keys: bool,
+        change: impl FnOnce(&mut Vec<Row>),
+    ) -> Result<Keyring, VaultError> {
+        let mut body = ring.body.clone();
+        change(&mut body.rows);
+        if with_keys {
+            ring.write(&mut body, Existing::Replace).unwrap();
+        } else {
+            let encoded = encode(&body);
+            let mut file = [&MAGIC[..], &[FORMAT], &(encoded.len() as u32).to_be_bytes(), &encoded].concat();
+            let digest = digest::digest(&digest::SHA256, &file);
+            file.extend_from_slice(digest.as_ref());
+            fs::write(&ring.path, file).unwrap();
+        }
+        Keyring::open(&ring.path, unlock, &|_| Ok(()))
+    }
+
+    type Change = fn(&mut Vec<Row>);
+
+    #[test]
+    fn rows_cannot_be_changed_dropped_added_or_moved_without_the_root_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ring, unlock) = keyring(dir.path());
+        assert!(reopen(&ring, &unlock, false, |_| ()).is_ok());
+        let changes: [Change; 6] = [
+            |rows| drop(rows.pop()),
+            |rows| rows.push(rows[1].clone()),
+            |rows| rows.swap(1, 2),
+            |rows| rows[1].version = 9,
+            |rows| rows[1].tenant = None,
+            |rows| rows[1].wrapped[60] ^= 1,
+        ];
+        for (n, change) in changes.into_iter().enumerate() {
+            let refused = reopen(&ring, &unlock, false, change);
+            assert!(matches!(refused, Err(VaultError::Tampered { .. })), "change {n}");
+        }
+        let refused = reopen(&ring, &unlock, false, |rows| drop(rows.remove(0)));
+        assert!(matches!(refused, Err(VaultError::Tampered { .. })), "without its integrity key");
+    }
+
+    #[test]
+    fn a_wrapped_key_opens_in_its_own_row_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ring, unlock) = keyring(dir.path());
+        let rows = ring.all().len();
+        for from in 1..rows {
+            for to in (1..rows).filter(|to| *to != from) {
+                let swapped =
+                    reopen(&ring, &unlock, true, |rows| rows[to].wrapped = rows[from].wrapped.clone()).unwrap();
+                let refused = swapped.unwrap(&swapped.all()[to]);
+                assert!(matches!(refused, Err(VaultError::Tampered { .. })), "{from} in place of {to}");
+            }
+            let as_is = reopen(&ring, &unlock, true, |_| ()).unwrap();
+            assert!(as_is.unwrap(&as_is.all()[from]).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_failed_write_changes_nothing_in_memory_either() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut ring, _unlock) = keyring(dir.path());
+        let before = ring.all().to_vec();
+        // A folder in the place of the temporary file: it cannot be removed
+        // or written, whoever runs the test.
+        fs::create_dir(dir.path().join("realm-main.keyring.new")).unwrap();
+        assert!(matches!(ring.change(Vec::clear), Err(VaultError::Io { .. })));
+        assert_eq!(ring.all(), before);
+    }
+}

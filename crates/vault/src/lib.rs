@@ -16,6 +16,8 @@ mod provider;
 mod rotate;
 mod seal;
 mod secret;
+#[cfg(test)]
+mod tests;
 mod vault;
 
 pub use error::VaultError;
