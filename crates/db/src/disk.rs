@@ -21,6 +21,10 @@ pub trait Disk: Send + Sync + 'static {
     /// The new names are durable when this returns.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
 
+    /// As [`Self::create_dir_all`], but the new names are durable only after
+    /// [`Self::sync_dir`]: for what can be made anew.
+    fn create_dirs(&self, path: &Path) -> io::Result<()>;
+
     /// Makes a new, empty file (mode 0600), open for reading and writing.
     /// [`ErrorKind::AlreadyExists`] if the name is taken.
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
@@ -198,6 +202,10 @@ impl Disk for RealDisk {
             other => other?,
         }
         self.sync_dir(parent.unwrap_or(Path::new(".")))
+    }
+
+    fn create_dirs(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {

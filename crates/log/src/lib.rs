@@ -4,8 +4,24 @@
 //! The log is an append-only Merkle tree in C2SP form: tiles, checkpoints and
 //! proofs that anybody can check offline ([`ringfence_format`] suffices).
 
+mod error;
+mod frame;
+mod inner;
+mod keep;
+mod lock;
+mod log;
+mod publish;
+mod reader;
 mod recorded;
+mod recover;
 mod seal;
+mod segment;
+mod sequencer;
+mod space;
 
+pub use error::LogError;
+pub use lock::Locked;
+pub use log::{Log, Options, Run};
+pub use reader::Records;
 pub use recorded::{Class, Entry, Recorded};
 pub use seal::{OpenError, SealError, SealRecord, SignCheckpoint};
