@@ -43,12 +43,20 @@ pub(crate) fn apply(db: &Connection, redo: &Redo, now_ms: TimeMs) -> Rows<()> {
         ),
         Redo::BeginWrite(upload, sites) => tx.begin_write(upload, sites),
         Redo::AbortWrites(uploads) => uploads.iter().try_for_each(|upload| tx.abort_write(upload)),
-        Redo::Start(incarnation) => tx.run("INSERT OR IGNORE INTO incarnation VALUES(?1)", [incarnation]),
+        Redo::Start(incarnation) => tx.run("INSERT OR IGNORE INTO incarnation VALUES(?1, NULL)", [incarnation]),
         Redo::Policy(epoch, sha256) => {
             rows::set_meta(db, meta::POLICY_EPOCH, epoch)?;
             rows::set_meta(db, meta::POLICY_SHA256, sha256)
         }
     }
+}
+
+/// Notes when the processes before this one put their last record on the log:
+/// what they wrote later is not known to have failed.
+pub(crate) fn close_incarnations(db: &Connection, last_record_ms: TimeMs) -> Rows<()> {
+    db.prepare_cached("UPDATE incarnation SET until_ms = ?1 WHERE until_ms IS NULL")?
+        .execute([last_record_ms])
+        .map(drop)
 }
 
 struct Tx<'a> {
@@ -115,6 +123,7 @@ impl Tx<'_> {
         }
         self.run("DELETE FROM body WHERE row = ?1", [row])?;
         self.run("DELETE FROM unconfirmed WHERE uid = ?1", [uid.as_bytes()])?;
+        self.run("DELETE FROM bad_copy WHERE uid = ?1", [uid.as_bytes()])?;
         self.run(
             "DELETE FROM version WHERE bucket = ?1 AND key = ?2 AND uid = ?3",
             (version.bucket.as_bytes(), version.key.as_str().as_bytes(), uid.as_bytes()),

@@ -31,10 +31,10 @@ use ringfence_log::{Class, Entry, Log, LogError, Recorded};
 use tokio::sync::oneshot;
 
 use crate::act::Act;
-use crate::apply::apply;
+use crate::apply::{apply, close_incarnations};
 use crate::catalog::Catalog;
 use crate::outcome::{Conflict, Outcome};
-use crate::rows::{self, meta, to_cbor};
+use crate::rows::{self, Rows, meta, to_cbor};
 
 /// Requests that may wait; one more answers [`CommitError::Busy`].
 pub const QUEUE_MAX: usize = 4096;
@@ -174,9 +174,20 @@ struct Request {
     reply: Reply,
 }
 
+/// Housekeeping that changes no meaning of the catalogue and so needs no
+/// record: rows of what was erased, marks, notes of progress.
+type Chore = Box<dyn FnOnce(&Connection) -> Rows<()> + Send>;
+
+enum Job {
+    Change(Request),
+    Chore(Chore, oneshot::Sender<Result<(), CommitError>>),
+    /// Notes that everything durable is applied; answers the next record.
+    Settle(oneshot::Sender<Result<Seq, CommitError>>),
+}
+
 /// The way in to the commit thread.
 pub(crate) struct Committer {
-    queue: Option<SyncSender<Request>>,
+    queue: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -201,9 +212,27 @@ impl Committer {
 
     /// Hands a change over and waits until it is committed or refused.
     pub(crate) async fn submit(&self, act: Act) -> Result<Recorded<Commit>, CommitError> {
+        self.ask(|reply| Job::Change(Request { act, reply })).await
+    }
+
+    /// Runs housekeeping in a transaction of its own.
+    pub(crate) async fn chore(
+        &self,
+        chore: impl FnOnce(&Connection) -> Rows<()> + Send + 'static,
+    ) -> Result<(), CommitError> {
+        self.ask(|reply| Job::Chore(Box::new(chore), reply)).await
+    }
+
+    /// Every change that was durable when this was called is applied when it
+    /// returns; the answer is the record the catalogue waits for.
+    pub(crate) async fn settle(&self) -> Result<Seq, CommitError> {
+        self.ask(Job::Settle).await
+    }
+
+    async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T, CommitError>>) -> Job) -> Result<T, CommitError> {
         let (reply, answer) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or(CommitError::Closed)?;
-        queue.try_send(Request { act, reply }).map_err(|error| match error {
+        queue.try_send(job(reply)).map_err(|error| match error {
             TrySendError::Full(_) => CommitError::Busy,
             TrySendError::Disconnected(_) => CommitError::Closed,
         })?;
@@ -278,7 +307,7 @@ pub(crate) fn catch_up(
     clock: &dyn Clock,
 ) -> Result<Seq, StartError> {
     let sort = |error| StartError::Db(catalog.sort(error));
-    same_log(catalog, writer, log.origin())?;
+    same_log(catalog, writer, log.verifier_key().name())?;
     let mut next = rows::meta_u64(writer, meta::NEXT_SEQ).map_err(sort)?.unwrap_or(0);
     let size = log.durable_size();
     if next > size {
@@ -305,6 +334,7 @@ fn replay_batch(
     let tx = writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sort)?;
     let mut next = from;
     let mut redone = Vec::new();
+    let mut last_ms = last_record_ms(log, from)?;
     for read in log.read(from).take(REPLAY_BATCH) {
         let (seq, record) = read?;
         if seq != next {
@@ -312,10 +342,14 @@ fn replay_batch(
             return Err(StartError::Replay { seq: next, why });
         }
         if let Some(redo) = record.redo {
+            if matches!(redo, Redo::Start(_)) {
+                close_incarnations(&tx, last_ms).map_err(sort)?;
+            }
             apply(&tx, &redo, clock.now_us() / 1000).map_err(sort)?;
             redone.push(redo);
         }
         next = seq + 1;
+        last_ms = record.core.time_us / 1000;
     }
     if next == from {
         return Err(StartError::Replay { seq: from, why: "the log does not give it out".to_owned() });
@@ -324,6 +358,13 @@ fn replay_batch(
     tx.commit().map_err(sort)?;
     redone.iter().for_each(|redo| catalog.follow(redo));
     Ok(next)
+}
+
+/// When the record before `seq` was made; 0 where there is none to be read.
+pub(crate) fn last_record_ms(log: &Log, seq: Seq) -> Result<u64, LogError> {
+    let Some(before) = seq.checked_sub(1) else { return Ok(0) };
+    let last = log.read(before).next().transpose()?;
+    Ok(last.map_or(0, |(_, record)| record.core.time_us / 1000))
 }
 
 /// The rows of one log are worth nothing under another.
@@ -351,13 +392,20 @@ struct Thread {
 }
 
 impl Thread {
-    fn run(mut self, requests: &Receiver<Request>) {
+    fn run(mut self, jobs: &Receiver<Job>) {
         loop {
-            match requests.recv_timeout(IDLE) {
+            match jobs.recv_timeout(IDLE) {
                 Ok(first) => {
-                    let mut batch = vec![first];
-                    batch.extend(requests.try_iter().take(BATCH_MAX - 1));
-                    self.settle(batch);
+                    let mut changes = Vec::new();
+                    let mut others = Vec::new();
+                    for job in std::iter::once(first).chain(jobs.try_iter().take(BATCH_MAX - 1)) {
+                        match job {
+                            Job::Change(request) => changes.push(request),
+                            other => others.push(other),
+                        }
+                    }
+                    self.settle(changes);
+                    others.into_iter().for_each(|job| self.housekeep(job));
                 }
                 Err(RecvTimeoutError::Timeout) => self.note_progress(NOTE_AFTER),
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -366,9 +414,36 @@ impl Thread {
         self.note_progress(1);
     }
 
+    fn housekeep(&mut self, job: Job) {
+        match job {
+            Job::Change(request) => self.settle(vec![request]),
+            Job::Chore(chore, reply) => {
+                let done = self.run_chore(chore).map_err(|error| CommitError::Db(self.catalog.sort(error)));
+                let _caller_gone = reply.send(done);
+            }
+            Job::Settle(reply) => {
+                let caught_up = self.catch_up_if_behind().map_err(|failure| match failure {
+                    Failure::Log(error) => CommitError::Log(error),
+                    Failure::Db(why) => CommitError::NotApplied(why),
+                });
+                self.note_progress(1);
+                let _caller_gone = reply.send(caught_up.map(|()| self.noted));
+            }
+        }
+    }
+
+    fn run_chore(&mut self, chore: Chore) -> Rows<()> {
+        let tx = self.writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        chore(&tx)?;
+        tx.commit()
+    }
+
     /// Commits a batch. If the log is full for writes, what may use its
     /// reserve (deletes, revocations) is tried again without them.
     fn settle(&mut self, mut batch: Vec<Request>) {
+        if batch.is_empty() {
+            return;
+        }
         metrics::histogram!("ringfence_commit_batch").record(batch.len() as f64);
         loop {
             let Err(failure) = self.attempt(&mut batch) else { return };

@@ -263,8 +263,9 @@ impl Detached {
     }
 
     /// upholds INVARIANT 3: chunks of attempts that an `AbortWrites` record
-    /// has given up, found at a site by their name.
-    pub(crate) fn aborted(id: UploadId, kind: i64) -> Self {
-        Self { kind, id, chunks: 0, at: None }
+    /// has given up: never visible, so nobody reads them. Called after that
+    /// record is durable.
+    pub(crate) fn aborted(id: UploadId, kind: i64, chunks: u32, at: Option<PackAddr>) -> Self {
+        Self { kind, id, chunks, at }
     }
 }

@@ -5,21 +5,40 @@
 //! already, what it reads back is [`Fetched`](ringfence_format::envelope::Fetched)
 //! and believed by nobody before the vault has authenticated it.
 //!
-//! The way of a write: `Store::part_writer` → `PartWriter::write` …
-//! → `PartWriter::finish_object`, which makes [`Copies`] → `Store::put_version`,
+//! The way of a write: [`Store::part_writer`] → [`PartWriter::write`] …
+//! → [`PartWriter::finish_object`], which makes [`Copies`] → [`Store::put_version`],
 //! the point of visibility. The way of a read: [`Catalog::locate`] →
-//! `Store::fetch`, beside which the read is recorded.
+//! [`Store::fetch`], beside which the read is recorded.
 
+mod act;
 mod apply;
+mod authority;
 mod catalog;
+mod commit;
 mod copies;
+mod erase;
+mod fetch;
+mod inventory;
 mod list;
+mod outcome;
+mod put;
 mod rows;
 mod schema;
 pub mod site;
+mod store;
+mod sweep;
 mod unclaimed;
 
+pub use act::{Anything, CompleteUpload, Conditions, DeleteTarget, NewHead, PutPart, PutVersion, Source};
+pub use authority::{Authority, Decide, Standing};
 pub use catalog::{Catalog, Totals};
+pub use commit::{Commit, CommitError, StartError};
 pub use copies::{Copies, Detached, Misplaced, NewHeads, StoredPart};
+pub use erase::Erased;
+pub use fetch::{Fetch, FetchError, Piece};
 pub use list::{After, AfterId, Listed, Page, Query};
+pub use outcome::{Conflict, Deleted, Outcome};
+pub use put::{PartWriter, PutError};
 pub use rows::{Completed, VersionRef};
+pub use store::{Parts, Random, Store};
+pub use sweep::{OpenHead, OpenedHead, SweepError, SweepMode, SweepReport, SweepSite};

@@ -104,8 +104,17 @@ CREATE TABLE garbage(
 CREATE INDEX garbage_by_age ON garbage(site, since_ms);
 
 CREATE TABLE incarnation(
-    id INTEGER PRIMARY KEY
+    id INTEGER PRIMARY KEY,
+    until_ms INTEGER
 );
+
+CREATE TABLE bad_copy(
+    uid BLOB NOT NULL,
+    site TEXT NOT NULL,
+    why TEXT NOT NULL,
+    since_ms INTEGER NOT NULL,
+    PRIMARY KEY(uid, site)
+) WITHOUT ROWID;
 
 CREATE TABLE unconfirmed(
     uid BLOB PRIMARY KEY

@@ -6,17 +6,20 @@ use std::sync::Arc;
 
 use ringfence_access::permit::{Administer, Delete, Write};
 use ringfence_db::clock::Clock;
+use ringfence_db::rusqlite::Connection;
 use ringfence_format::names::{BucketId, InstallationId, PartId, SiteId, UploadId, VersionUid};
 use ringfence_format::redo::{Bucket, Rehead, StaticKeyRow, TenantRow, Upload};
 use ringfence_log::{Log, Recorded};
 use tokio::sync::Semaphore;
 
 use crate::act::{Act, CompleteUpload, DeleteTarget, NewHead, PutPart, PutVersion};
+use crate::apply::close_incarnations;
 use crate::authority::{Authority, Held};
 use crate::catalog::Catalog;
-use crate::commit::{Commit, CommitError, Committer, StartError};
+use crate::commit::{Commit, CommitError, Committer, StartError, last_record_ms};
 use crate::fetch::Readers;
 use crate::put::BUFFERED_BYTES_MAX;
+use crate::rows::Rows;
 use crate::site::Site;
 use crate::unclaimed::Attic;
 
@@ -82,6 +85,8 @@ impl Store {
             sites: sites.into_iter().map(|site| (site.id().clone(), Arc::new(site))).collect(),
             random,
         };
+        let before = last_record_ms(&store.log, store.log.durable_size())?;
+        store.chore(move |db| close_incarnations(db, before)).await.map_err(StartError::Record)?;
         let start = Act::Start(Held::system("system:Start", None), incarnation);
         let _on_record = store.submit(start).await.map_err(StartError::Record)?;
         Ok(Arc::new(store))
@@ -344,6 +349,22 @@ impl Store {
         self.committer.submit(act).await
     }
 
+    pub(crate) async fn chore(
+        &self,
+        chore: impl FnOnce(&Connection) -> Rows<()> + Send + 'static,
+    ) -> Result<(), CommitError> {
+        self.committer.chore(chore).await
+    }
+
+    /// Every change that was durable when this was called is applied when it
+    /// returns; the answer is the record the catalogue waits for.
+    ///
+    /// # Errors
+    /// [`CommitError::NotApplied`] while the catalogue's disk fails.
+    pub async fn settle(&self) -> Result<ringfence_format::record::Seq, CommitError> {
+        self.committer.settle().await
+    }
+
     pub(crate) fn now_ms(&self) -> u64 {
         self.clock.now_us() / 1000
     }
@@ -352,5 +373,20 @@ impl Store {
         let mut id = [0; 16];
         (self.random)(&mut id);
         id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Flows run on any worker thread: every future of the store must be able
+    /// to move between them.
+    #[allow(dead_code, clippy::too_many_arguments)]
+    fn every_future_can_move_between_threads(store: Arc<Store>, heads: &dyn crate::OpenHead, put: PutVersion) {
+        fn send<T: Send>(_: T) {}
+        send(store.sweep(crate::SweepMode::DryRun, 0, heads));
+        send(store.erase_due(0));
+        send(store.put_version(Authority::anew(|_| unreachable!("never called")), put));
     }
 }
