@@ -25,12 +25,9 @@ fn remote(provider: &str, service: Service, endpoint: String, credential: SiteCr
 }
 
 async fn keeps_the_contract(site: &Site) {
-    // Twice: what the first run leaves must not disturb the second.
-    for salt in [1, 2] {
-        match contract::check(site, salt).await {
-            Ok(report) => println!("{report}"),
-            Err(broken) => panic!("{broken}"),
-        }
+    match contract::check(site, 1).await {
+        Ok(report) => println!("{report}"),
+        Err(broken) => panic!("{broken}"),
     }
 }
 
@@ -39,7 +36,10 @@ async fn a_directory_keeps_the_contract() {
     let dir = tempfile::tempdir().expect("a directory");
     let installation = InstallationId([1; 16]);
     let site = Site::open_dir(info("local"), dir.path(), installation, FirstUse::Create, RealDisk::shared());
-    keeps_the_contract(&site.expect("opened")).await;
+    let site = site.expect("opened");
+    keeps_the_contract(&site).await;
+    // And again: what the first run left does not disturb a second.
+    contract::check(&site, 2).await.expect("kept");
 }
 
 #[tokio::test]

@@ -219,7 +219,10 @@ impl Run<'_> {
     }
 
     async fn a_listing_longer_than_a_page_is_complete(&self) -> Rule {
-        let count = 1050;
+        let count = match self.site {
+            Site::Dir(_) => 250,
+            Site::Remote(remote) => remote.quirks().list_page as u16 + 50,
+        };
         let puts = (0..count).map(|i| async move {
             let name = self.name(1000 + i, 0);
             let stored = self.put(&name, &pattern(10)).await?;

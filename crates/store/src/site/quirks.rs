@@ -59,6 +59,8 @@ pub struct Quirks {
     pub style: Style,
     /// Checksum header sent with uploads, where it is understood.
     pub upload_checksum: Option<&'static str>,
+    /// Entries asked for in one page of a listing.
+    pub list_page: usize,
     /// Conditional creation.
     pub create_only: CreateOnly,
     /// What to know about it.
@@ -74,6 +76,7 @@ const PLAIN: Quirks = Quirks {
     region: "us-east-1",
     style: Style::Path,
     upload_checksum: None,
+    list_page: 1000,
     create_only: CreateOnly::Unknown,
     note: "any other store that speaks S3; path style, no extensions used",
     tested: Tested::Real,
@@ -153,6 +156,8 @@ pub const TABLE: &[Quirks] = &[
     },
     Quirks {
         provider: "moto",
+        // Small, so that the contract sees more than one page.
+        list_page: 100,
         create_only: CreateOnly::Honoured,
         note: "in memory, accepts any credential: for tests only",
         tested: Tested::Real,
@@ -160,6 +165,8 @@ pub const TABLE: &[Quirks] = &[
     },
     Quirks {
         provider: "rclone",
+        // Small, so that the contract sees more than one page.
+        list_page: 100,
         create_only: CreateOnly::Ignored,
         note: "`rclone serve s3` over a folder; does not sync, so not durable",
         tested: Tested::Real,
@@ -176,6 +183,8 @@ pub const TABLE: &[Quirks] = &[
     Quirks {
         provider: "azurite",
         service: Service::Azure,
+        // Small, so that the contract sees more than one page.
+        list_page: 100,
         create_only: CreateOnly::Honoured,
         note: "the emulator: for tests only",
         tested: Tested::Real,
@@ -193,6 +202,8 @@ pub const TABLE: &[Quirks] = &[
     Quirks {
         provider: "gcs-emulator",
         service: Service::Gcs,
+        // Small, so that the contract sees more than one page.
+        list_page: 100,
         create_only: CreateOnly::Ignored,
         note: "the emulator: for tests only; ignores `ifGenerationMatch`",
         tested: Tested::Real,

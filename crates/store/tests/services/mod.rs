@@ -57,7 +57,14 @@ impl Counterpart {
         let server = Self::start(|port, dir| {
             std::fs::create_dir_all(dir.join("s3").join(BUCKET)).expect("made");
             let mut command = Command::new(&rclone);
-            command.args(["serve", "s3", "--addr", &format!("127.0.0.1:{port}"), "--auth-key", "test-access-key,test-secret"]);
+            command.args([
+                "serve",
+                "s3",
+                "--addr",
+                &format!("127.0.0.1:{port}"),
+                "--auth-key",
+                "test-access-key,test-secret",
+            ]);
             command.args(["--vfs-cache-mode", "off", "--config", "/dev/null"]).arg(dir.join("s3"));
             command
         });
@@ -120,7 +127,8 @@ impl Counterpart {
         let mut pause = tokio::time::interval(Duration::from_millis(100));
         loop {
             pause.tick().await;
-            if let Ok(Ok(answer)) = tokio::time::timeout(Duration::from_secs(2), try_request(self.addr, "GET", "/", "")).await
+            if let Ok(Ok(answer)) =
+                tokio::time::timeout(Duration::from_secs(2), try_request(self.addr, "GET", "/", "")).await
                 && answer.starts_with("HTTP/1")
             {
                 return;
