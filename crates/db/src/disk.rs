@@ -7,6 +7,8 @@
 //! failed sync nothing is known of the writes before it, and a later
 //! successful sync proves nothing about them: callers stop, they do not retry.
 
+pub mod sim;
+
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
