@@ -20,7 +20,7 @@ mod set;
 mod vocabulary;
 mod world;
 
-pub use change::{PolicyChange, Superseded};
+pub use change::{Announces, PolicyChange, Superseded};
 pub use engine::Engine;
 pub use error::{PolicyError, PolicyErrors};
 pub use explain::{AccessExplanation, PlaceExplanation, PolicyInfo, SiteVerdict};
@@ -69,3 +69,6 @@ impl Act {
         Self::ALL.into_iter().find(|act| act.as_str() == name)
     }
 }
+
+#[cfg(test)]
+mod tests;

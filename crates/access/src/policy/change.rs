@@ -50,6 +50,20 @@ impl Entry for PolicyChange {
     }
 }
 
+/// An entry of the log that puts a policy set on record. The set in force must
+/// be the one the catalogue compares commits with, so the entry is usually the
+/// catalogue's own.
+pub trait Announces {
+    /// The epoch and the SHA-256 of the set, if this entry puts one on record.
+    fn policy(&self) -> Option<(u64, [u8; 32])>;
+}
+
+impl Announces for PolicyChange {
+    fn policy(&self) -> Option<(u64, [u8; 32])> {
+        Some((self.epoch, self.sha256()))
+    }
+}
+
 /// Another change came into force between proposal and record: look at what is
 /// in force now and propose again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

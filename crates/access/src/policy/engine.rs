@@ -11,7 +11,7 @@ use ringfence_format::redo::Bucket;
 use ringfence_log::Recorded;
 
 use super::Act;
-use super::change::{PolicyChange, Superseded};
+use super::change::{Announces, PolicyChange, Superseded};
 use super::explain::{AccessExplanation, PlaceExplanation, PolicyInfo, SiteVerdict};
 use super::memo::{AccessKey, AccessRef, PlaceKey, PlaceRef};
 use super::set::{PolicySet, Verdict};
@@ -54,8 +54,8 @@ impl std::fmt::Debug for State {
 
 impl Engine {
     /// Starts with a set that is on record as the one of this epoch.
-    pub fn new(set: PolicySet, epoch: u64) -> Self {
-        Self { state: ArcSwap::from_pointee(State::new(Arc::new(set), epoch)), changing: Mutex::new(()) }
+    pub fn new(set: impl Into<Arc<PolicySet>>, epoch: u64) -> Self {
+        Self { state: ArcSwap::from_pointee(State::new(set.into(), epoch)), changing: Mutex::new(()) }
     }
 
     /// The epoch in force; it only goes up. A commit under another epoch than
@@ -78,6 +78,15 @@ impl Engine {
     /// Puts a recorded change into force and returns its epoch.
     pub fn adopt(&self, change: &Recorded<PolicyChange>) -> Result<u64, Superseded> {
         self.put_in_force(change.set.clone(), change.epoch)
+    }
+
+    /// Puts a set into force that some other entry put on record, such as the
+    /// catalogue's commit of its epoch. An entry about another set is refused.
+    pub fn adopt_recorded<T: Announces>(&self, set: PolicySet, recorded: &Recorded<T>) -> Result<u64, Superseded> {
+        match recorded.entry().policy() {
+            Some((epoch, sha256)) if sha256 == set.sha256() => self.put_in_force(Arc::new(set), epoch),
+            other => Err(Superseded { proposed: other.map_or(0, |(epoch, _)| epoch), in_force: self.epoch() }),
+        }
     }
 
     pub(super) fn put_in_force(&self, set: Arc<PolicySet>, epoch: u64) -> Result<u64, Superseded> {
