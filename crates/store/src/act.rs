@@ -4,6 +4,7 @@
 //! is what the change before it left, so two requests can never both find a
 //! name free.
 
+use ringfence_access::Placement;
 use ringfence_access::permit::{Administer, Delete, Write};
 use ringfence_db::rusqlite::Connection;
 use ringfence_format::limits;
@@ -14,9 +15,9 @@ use ringfence_format::redo::{
 };
 use ringfence_log::Class;
 
-use crate::authority::{Announced, Decided, Held, Standing};
+use crate::authority::{Announced, Decided, Held, PlaceAgain, Standing};
 use crate::commit::{Commit, Refusal};
-use crate::copies::{Copies, NewHeads, StoredPart};
+use crate::copies::{Copies, Misplaced, NewHeads, StoredPart};
 use crate::outcome::{Conflict, Deleted, Outcome};
 use crate::rows::{self, Rows, VersionRef, meta};
 
@@ -58,7 +59,6 @@ pub struct Source {
 }
 
 /// See [`Store::put_version`](crate::Store::put_version).
-#[derive(Debug)]
 pub struct PutVersion {
     /// The version, complete but for `copies`, `placed_by` and `policy_epoch`,
     /// which come from `copies`.
@@ -69,6 +69,9 @@ pub struct PutVersion {
     pub conditions: Conditions,
     /// What it was copied from.
     pub source: Option<Source>,
+    /// How to place it again if the policy changed since; without it that is
+    /// [`Conflict::PolicyChanged`].
+    pub place_again: Option<PlaceAgain>,
 }
 
 /// See [`Store::delete_versions`](crate::Store::delete_versions).
@@ -83,7 +86,6 @@ pub struct DeleteTarget {
 }
 
 /// See [`Store::put_part`](crate::Store::put_part).
-#[derive(Debug)]
 pub struct PutPart {
     /// Of which upload.
     pub upload: UploadId,
@@ -93,10 +95,12 @@ pub struct PutPart {
     pub stored: StoredPart,
     /// What it was copied from (UploadPartCopy).
     pub source: Option<Source>,
+    /// How to place it again if the policy changed since; without it that is
+    /// [`Conflict::PolicyChanged`].
+    pub place_again: Option<PlaceAgain>,
 }
 
 /// See [`Store::complete_upload`](crate::Store::complete_upload).
-#[derive(Debug)]
 pub struct CompleteUpload {
     /// Which upload.
     pub upload: UploadId,
@@ -107,6 +111,9 @@ pub struct CompleteUpload {
     pub copies: Copies,
     /// What must hold of the current version.
     pub conditions: Conditions,
+    /// How to place it again if the policy changed since; without it that is
+    /// [`Conflict::PolicyChanged`].
+    pub place_again: Option<PlaceAgain>,
 }
 
 /// A version's new label, tags and head; see [`Store::rehead`](crate::Store::rehead).
@@ -214,11 +221,12 @@ impl Act {
 
 const NOWHERE: Standing<'static> = Standing { bucket: None, current: None };
 
-fn put_version(held: &mut Held<Write>, put: &PutVersion, db: &Connection, now_ms: u64) -> Result<Commit, Refusal> {
-    let PutVersion { version, copies, conditions, source } = put;
+fn put_version(held: &mut Held<Write>, put: &mut PutVersion, db: &Connection, now_ms: u64) -> Result<Commit, Refusal> {
+    let PutVersion { version, copies, conditions, source, place_again } = put;
     let bucket = existing_bucket(db, &version.bucket)?;
     let current = rows::current(db, &version.bucket, &version.key)?;
     let decided = held.decide(&Standing { bucket: Some(&bucket), current: current.as_ref() })?;
+    renew(&decided, copies.policy_epoch(), place_again, |placement| copies.renew(placement))?;
     check_evidence(db, &decided, version, copies)?;
     conditions.check(current.as_ref())?;
     check_source(db, source.as_ref())?;
@@ -229,11 +237,11 @@ fn put_version(held: &mut Held<Write>, put: &PutVersion, db: &Connection, now_ms
 
 fn complete_upload(
     held: &mut Held<Write>,
-    complete: &CompleteUpload,
+    complete: &mut CompleteUpload,
     db: &Connection,
     now_ms: u64,
 ) -> Result<Commit, Refusal> {
-    let CompleteUpload { upload, version, copies, conditions } = complete;
+    let CompleteUpload { upload, version, copies, conditions, place_again } = complete;
     let bucket = existing_bucket(db, &version.bucket)?;
     let Some(begun) = rows::upload(db, upload)? else {
         return Err(match rows::completed(db, upload)? {
@@ -243,6 +251,7 @@ fn complete_upload(
     };
     let current = rows::current(db, &version.bucket, &version.key)?;
     let decided = held.decide(&Standing { bucket: Some(&bucket), current: current.as_ref() })?;
+    renew(&decided, copies.policy_epoch(), place_again, |placement| copies.renew(placement))?;
     check_evidence(db, &decided, version, copies)?;
     if begun.version.uid != version.uid || begun.version.key != version.key {
         return Err(Conflict::NotTheSameObject.into());
@@ -262,6 +271,21 @@ fn check_evidence(db: &Connection, decided: &Decided, version: &Version, copies:
         return Err(Conflict::NotTheSameObject.into());
     }
     check_epoch(db, decided, copies.policy_epoch())
+}
+
+/// Places again what was placed under another epoch than the permit's.
+fn renew(
+    decided: &Decided,
+    placed: u64,
+    place_again: &mut Option<PlaceAgain>,
+    adopt: impl FnOnce(&Placement) -> Result<(), Misplaced>,
+) -> Result<(), Refusal> {
+    if decided.epoch == Some(placed) {
+        return Ok(());
+    }
+    let Some(place_again) = place_again.take() else { return Ok(()) };
+    let placement = place_again().map_err(Refusal::Denied)?;
+    adopt(&placement).map_err(|Misplaced| Conflict::PolicyChanged.into())
 }
 
 fn check_epoch(db: &Connection, decided: &Decided, placed: u64) -> Result<(), Refusal> {
@@ -408,8 +432,8 @@ fn create_upload(held: &mut Held<Write>, upload: &Upload, db: &Connection) -> Re
     Ok(Commit::new(decided.by, Some(Redo::CreateUpload(Box::new(upload.clone()))), Outcome::Done).of(&object))
 }
 
-fn put_part(held: &mut Held<Write>, put: &PutPart, db: &Connection) -> Result<Commit, Refusal> {
-    let PutPart { upload, part, stored, source } = put;
+fn put_part(held: &mut Held<Write>, put: &mut PutPart, db: &Connection) -> Result<Commit, Refusal> {
+    let PutPart { upload, part, stored, source, place_again } = put;
     let begun = rows::upload(db, upload)?.ok_or(Conflict::NoSuchUpload)?;
     let bucket = existing_bucket(db, &begun.version.bucket)?;
     let decided = held.decide(&Standing { bucket: Some(&bucket), current: None })?;
@@ -417,6 +441,7 @@ fn put_part(held: &mut Held<Write>, put: &PutPart, db: &Connection) -> Result<Co
     if !one_object || !stored.is(part) {
         return Err(Conflict::NotTheSameObject.into());
     }
+    renew(&decided, stored.policy_epoch(), place_again, |placement| stored.renew(placement))?;
     check_epoch(db, &decided, stored.policy_epoch())?;
     check_source(db, source.as_ref())?;
     let row = UploadPart { upload: *upload, part: part.clone(), copies: stored.at.clone() };

@@ -38,7 +38,7 @@ pub(crate) fn apply(db: &Connection, redo: &Redo, now_ms: TimeMs) -> Rows<()> {
             (tenant.name.as_str(), to_cbor(tenant)),
         ),
         Redo::PutStaticKey(key) => tx.run(
-            "INSERT INTO static_key VALUES(?1, ?2) ON CONFLICT(id) DO UPDATE SET body = excluded.body",
+            "INSERT INTO static_key VALUES(?1, ?2, NULL) ON CONFLICT(id) DO UPDATE SET body = excluded.body",
             (key.id.as_str(), to_cbor(key)),
         ),
         Redo::BeginWrite(upload, sites) => tx.begin_write(upload, sites),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ringfence_access::Placement;
 use ringfence_access::permit::{Action, Denial, Permit};
 use ringfence_format::names::ObjectVersion;
 use ringfence_format::record::{ActorKind, Core, Op, Record, Resource, Subject, TimeUs};
@@ -24,12 +25,17 @@ pub enum Authority<A> {
     /// Decided already; refused if its deadline passes first.
     Given(Permit<A>),
     /// Decided by the commit thread, as late as possible (ruling 2): the permit
-    /// it returns is the one on record. May be called more than once.
+    /// it returns is the one on record.
     Anew(Decide<A>),
 }
 
 /// See [`Authority::Anew`]. Called on the commit thread: microseconds, no I/O.
-pub type Decide<A> = Box<dyn FnMut(&Standing<'_>) -> Result<Permit<A>, Box<Denial>> + Send>;
+pub type Decide<A> = Box<dyn FnOnce(&Standing<'_>) -> Result<Permit<A>, Box<Denial>> + Send>;
+
+/// Places again what was placed under an older epoch, at the same sites, or
+/// says that policy no longer allows it. Called on the commit thread, only
+/// where the epoch has changed.
+pub type PlaceAgain = Box<dyn FnOnce() -> Result<Placement, Box<Denial>> + Send>;
 
 impl<A> From<Permit<A>> for Authority<A> {
     fn from(permit: Permit<A>) -> Self {
@@ -39,7 +45,7 @@ impl<A> From<Permit<A>> for Authority<A> {
 
 impl<A> Authority<A> {
     /// Decides when the change is committed.
-    pub fn anew(decide: impl FnMut(&Standing<'_>) -> Result<Permit<A>, Box<Denial>> + Send + 'static) -> Self {
+    pub fn anew(decide: impl FnOnce(&Standing<'_>) -> Result<Permit<A>, Box<Denial>> + Send + 'static) -> Self {
         Self::Anew(Box::new(decide))
     }
 }
@@ -47,7 +53,7 @@ impl<A> Authority<A> {
 /// An [`Authority`] while it waits: a batch may have to be tried twice.
 pub(crate) enum Held<A> {
     Given(Arc<Permit<A>>),
-    Anew(Decide<A>),
+    Anew(Option<Decide<A>>),
     /// Ringfence itself: maintenance and the first start.
     System(Arc<SystemAct>),
 }
@@ -73,7 +79,12 @@ impl<A: Action> Held<A> {
         let permit = match self {
             Self::System(act) => return Ok(Decided { by: act.clone(), epoch: None, object: None }),
             Self::Given(permit) => permit.clone(),
-            Self::Anew(decide) => Arc::new(decide(standing).map_err(Refusal::Denied)?),
+            Self::Anew(decide) => {
+                let decide = decide.take().expect("a request is decided once; then it is held as given");
+                let permit = Arc::new(decide(standing).map_err(Refusal::Denied)?);
+                *self = Self::Given(permit.clone());
+                permit
+            }
         };
         Ok(Decided { epoch: Some(permit.policy_epoch()), object: permit.object().cloned(), by: permit })
     }
@@ -83,7 +94,7 @@ impl<A> From<Authority<A>> for Held<A> {
     fn from(authority: Authority<A>) -> Self {
         match authority {
             Authority::Given(permit) => Self::Given(Arc::new(permit)),
-            Authority::Anew(decide) => Self::Anew(decide),
+            Authority::Anew(decide) => Self::Anew(Some(decide)),
         }
     }
 }

@@ -32,7 +32,16 @@ struct Roster {
     buckets: BTreeMap<BucketName, Arc<Bucket>>,
     names: BTreeMap<BucketId, BucketName>,
     tenants: BTreeMap<Tenant, Arc<TenantRow>>,
-    keys: BTreeMap<KeyId, Arc<StaticKeyRow>>,
+    keys: BTreeMap<KeyId, IssuedKey>,
+}
+
+/// A static key and the record that issued it.
+#[derive(Clone, Debug)]
+pub struct IssuedKey {
+    /// The key.
+    pub row: Arc<StaticKeyRow>,
+    /// Its issuance record; without one it is refused.
+    pub issued: Option<Seq>,
 }
 
 /// How much the catalogue holds; counting reads every row of a table.
@@ -88,12 +97,12 @@ impl Catalog {
     }
 
     /// A static key, disabled ones too. Costs no I/O.
-    pub fn static_key(&self, id: &KeyId) -> Option<Arc<StaticKeyRow>> {
+    pub fn static_key(&self, id: &KeyId) -> Option<IssuedKey> {
         self.roster().keys.get(id).cloned()
     }
 
     /// All static keys by id, disabled ones too. Costs no I/O.
-    pub fn static_keys(&self) -> Vec<Arc<StaticKeyRow>> {
+    pub fn static_keys(&self) -> Vec<IssuedKey> {
         self.roster().keys.values().cloned().collect()
     }
 
@@ -315,8 +324,8 @@ impl Catalog {
     }
 
     /// Follows a committed change. Only the commit thread calls it, after COMMIT.
-    pub(crate) fn follow(&self, redo: &Redo) {
-        self.roster.write().unwrap_or_else(PoisonError::into_inner).follow(redo);
+    pub(crate) fn follow(&self, redo: &Redo, seq: Seq) {
+        self.roster.write().unwrap_or_else(PoisonError::into_inner).follow(redo, seq);
     }
 
     fn roster(&self) -> RwLockReadGuard<'_, Roster> {
@@ -333,13 +342,16 @@ impl Roster {
         for tenant in rows::all::<TenantRow>(db, "SELECT body FROM tenant")? {
             roster.tenants.insert(tenant.name.clone(), tenant);
         }
-        for key in rows::all::<StaticKeyRow>(db, "SELECT body FROM static_key")? {
-            roster.keys.insert(key.id.clone(), key);
+        let mut keys = db.prepare_cached("SELECT body, issued_seq FROM static_key")?;
+        let mut rows = keys.query([])?;
+        while let Some(row) = rows.next()? {
+            let key: StaticKeyRow = rows::cbor(row, 0)?;
+            roster.keys.insert(key.id.clone(), IssuedKey { issued: row.get(1)?, row: Arc::new(key) });
         }
         Ok(roster)
     }
 
-    fn follow(&mut self, redo: &Redo) {
+    fn follow(&mut self, redo: &Redo, seq: Seq) {
         match redo {
             Redo::PutBucket(bucket) => self.put_bucket(Arc::new(bucket.clone())),
             Redo::DeleteBucket(id) => {
@@ -351,7 +363,8 @@ impl Roster {
                 self.tenants.insert(tenant.name.clone(), Arc::new(tenant.clone()));
             }
             Redo::PutStaticKey(key) => {
-                self.keys.insert(key.id.clone(), Arc::new(key.clone()));
+                let issued = self.keys.get(&key.id).map_or(Some(seq), |known| known.issued.or(Some(seq)));
+                self.keys.insert(key.id.clone(), IssuedKey { row: Arc::new(key.clone()), issued });
             }
             _ => {}
         }

@@ -112,6 +112,15 @@ impl Commit {
     }
 }
 
+impl ringfence_access::policy::Announces for Commit {
+    fn policy(&self) -> Option<(u64, [u8; 32])> {
+        match self.redo() {
+            Some(Redo::Policy(epoch, sha256)) => Some((*epoch, *sha256)),
+            _ => None,
+        }
+    }
+}
+
 impl std::fmt::Debug for Commit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Commit").field("object", &self.object).field("outcome", &self.outcome).finish()
@@ -181,6 +190,8 @@ type Chore = Box<dyn FnOnce(&Connection) -> Rows<()> + Send>;
 enum Job {
     Change(Request),
     Chore(Chore, oneshot::Sender<Result<(), CommitError>>),
+    /// Somebody else's entry that carries a change.
+    Entry(Box<dyn FnOnce(&mut Thread) + Send>),
     /// Notes that everything durable is applied; answers the next record.
     Settle(oneshot::Sender<Result<Seq, CommitError>>),
 }
@@ -213,6 +224,17 @@ impl Committer {
     /// Hands a change over and waits until it is committed or refused.
     pub(crate) async fn submit(&self, act: Act) -> Result<Recorded<Commit>, CommitError> {
         self.ask(|reply| Job::Change(Request { act, reply })).await
+    }
+
+    /// Records an entry whose evidence its maker wants back, and applies what
+    /// it changes.
+    pub(crate) async fn record<T: Entry + Send + 'static>(&self, entry: T) -> Result<Recorded<T>, CommitError> {
+        self.ask(|reply| {
+            Job::Entry(Box::new(move |thread| {
+                let _caller_gone = reply.send(thread.record_entry(entry));
+            }))
+        })
+        .await
     }
 
     /// Runs housekeeping in a transaction of its own.
@@ -346,7 +368,8 @@ fn replay_batch(
                 close_incarnations(&tx, last_ms).map_err(sort)?;
             }
             apply(&tx, &redo, clock.now_us() / 1000).map_err(sort)?;
-            redone.push(redo);
+            rows::note_issued(&tx, &redo, seq).map_err(sort)?;
+            redone.push((seq, redo));
         }
         next = seq + 1;
         last_ms = record.core.time_us / 1000;
@@ -356,7 +379,7 @@ fn replay_batch(
     }
     rows::set_meta(&tx, meta::NEXT_SEQ, next).map_err(sort)?;
     tx.commit().map_err(sort)?;
-    redone.iter().for_each(|redo| catalog.follow(redo));
+    redone.iter().for_each(|(seq, redo)| catalog.follow(redo, *seq));
     Ok(next)
 }
 
@@ -417,19 +440,39 @@ impl Thread {
     fn housekeep(&mut self, job: Job) {
         match job {
             Job::Change(request) => self.settle(vec![request]),
+            Job::Entry(record) => record(self),
             Job::Chore(chore, reply) => {
                 let done = self.run_chore(chore).map_err(|error| CommitError::Db(self.catalog.sort(error)));
                 let _caller_gone = reply.send(done);
             }
             Job::Settle(reply) => {
-                let caught_up = self.catch_up_if_behind().map_err(|failure| match failure {
-                    Failure::Log(error) => CommitError::Log(error),
-                    Failure::Db(why) => CommitError::NotApplied(why),
-                });
+                let caught_up = self.catch_up_if_behind().map_err(Failure::into_error);
                 self.note_progress(1);
                 let _caller_gone = reply.send(caught_up.map(|()| self.noted));
             }
         }
+    }
+
+    fn record_entry<T: Entry>(&mut self, entry: T) -> Result<Recorded<T>, CommitError> {
+        self.catch_up_if_behind().map_err(Failure::into_error)?;
+        let sort = |error| CommitError::Db(self.catalog.sort(error));
+        let now_us = self.clock.now_us();
+        let redo = entry.to_record(now_us).redo;
+        let tx = self.writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sort)?;
+        if let Some(redo) = &redo {
+            apply(&tx, redo, now_us / 1000).map_err(sort)?;
+        }
+        let recorded = self.log.record_batch(vec![entry]).map_err(CommitError::Log)?;
+        let recorded = recorded.into_iter().next().expect("one entry in, one out");
+        let next = recorded.index() + 1;
+        if let Err(error) = rows::set_meta(&tx, meta::NEXT_SEQ, next).and_then(|()| tx.commit()) {
+            tracing::error!("the catalogue does not commit what is on record: {}", self.catalog.sort(error));
+            self.behind = true;
+            return Err(CommitError::Unsettled(recorded.index()));
+        }
+        self.noted = next;
+        redo.into_iter().for_each(|redo| self.catalog.follow(&redo, recorded.index()));
+        Ok(recorded)
     }
 
     fn run_chore(&mut self, chore: Chore) -> Rows<()> {
@@ -506,7 +549,7 @@ impl Thread {
             return Ok(());
         }
         // Step 3: durable.
-        let recorded = match self.log.record_batch(commits.clone()) {
+        let recorded = match self.log.record_batch(commits) {
             Ok(recorded) => recorded,
             Err(error) => {
                 drop(tx);
@@ -516,7 +559,9 @@ impl Thread {
         };
         // Step 4: visible. What fails here is replayed, never lost.
         let next = recorded.last().map_or(self.noted, |last| last.index() + 1);
-        let committed = rows::set_meta(&tx, meta::NEXT_SEQ, next).and_then(|()| tx.commit());
+        let committed = note_issued(&tx, &recorded)
+            .and_then(|()| rows::set_meta(&tx, meta::NEXT_SEQ, next))
+            .and_then(|()| tx.commit());
         if let Err(error) = committed {
             tracing::error!("the catalogue does not commit what is on record: {}", self.catalog.sort(error));
             self.behind = true;
@@ -527,8 +572,8 @@ impl Thread {
             return Ok(());
         }
         self.noted = next;
-        for commit in &commits {
-            commit.redo().into_iter().for_each(|redo| self.catalog.follow(redo));
+        for recorded in &recorded {
+            recorded.redo().into_iter().for_each(|redo| self.catalog.follow(redo, recorded.index()));
         }
         for (mut request, recorded) in waiting.into_iter().zip(recorded) {
             request.act.claim();
@@ -566,9 +611,19 @@ impl Thread {
 }
 
 /// Why a whole batch was not committed. Nothing of it happened.
+#[derive(Clone)]
 enum Failure {
     Log(LogError),
     Db(String),
+}
+
+impl Failure {
+    fn into_error(self) -> CommitError {
+        match self {
+            Self::Log(error) => CommitError::Log(error),
+            Self::Db(why) => CommitError::NotApplied(why),
+        }
+    }
 }
 
 fn refuse_all(batch: Vec<Request>, failure: &Failure) {
@@ -579,12 +634,14 @@ fn refuse_all(batch: Vec<Request>, failure: &Failure) {
         if !nothing_recorded {
             request.act.claim();
         }
-        let error = match failure {
-            Failure::Log(error) => CommitError::Log(error.clone()),
-            Failure::Db(why) => CommitError::NotApplied(why.clone()),
-        };
-        let _caller_gone = request.reply.send(Err(error));
+        let _caller_gone = request.reply.send(Err(failure.clone().into_error()));
     }
+}
+
+/// Which record issued a key is known only once there is one.
+fn note_issued(tx: &Connection, recorded: &[Recorded<Commit>]) -> Rows<()> {
+    let with_redo = recorded.iter().filter_map(|recorded| Some((recorded.redo()?, recorded.index())));
+    with_redo.into_iter().try_for_each(|(redo, seq)| rows::note_issued(tx, redo, seq))
 }
 
 /// Decides and evaluates one request and applies it, or undoes what it did.

@@ -53,12 +53,16 @@ impl StoredPart {
     /// # Errors
     /// [`Misplaced`]; the part is given up then.
     pub fn under(mut self, placement: &Placement) -> Result<Self, Misplaced> {
+        self.renew(placement).map(|()| self)
+    }
+
+    pub(crate) fn renew(&mut self, placement: &Placement) -> Result<(), Misplaced> {
         let here = self.at.iter().map(|(site, _)| site.clone()).collect();
         if placement.object() != &self.object || sorted(here) != sorted(placement.sites().to_vec()) {
             return Err(Misplaced);
         }
         self.policy_epoch = placement.policy_epoch();
-        Ok(self)
+        Ok(())
     }
 
     /// Whose part it is.
@@ -173,13 +177,17 @@ impl Copies {
     /// # Errors
     /// [`Misplaced`] where it does not; the copies are given up then.
     pub fn under(mut self, placement: &Placement) -> Result<Self, Misplaced> {
+        self.renew(placement).map(|()| self)
+    }
+
+    pub(crate) fn renew(&mut self, placement: &Placement) -> Result<(), Misplaced> {
         if placement.object() != &self.placed.object
             || sorted(placement.sites().to_vec()) != sorted(self.placed.sites.clone())
         {
             return Err(Misplaced);
         }
         self.placed = Placed::by(placement);
-        Ok(self)
+        Ok(())
     }
 
     /// Whether `version` is what they are copies of, part by part.

@@ -30,8 +30,8 @@ mod sweep;
 mod unclaimed;
 
 pub use act::{Anything, CompleteUpload, Conditions, DeleteTarget, NewHead, PutPart, PutVersion, Source};
-pub use authority::{Authority, Decide, Standing};
-pub use catalog::{Catalog, Totals};
+pub use authority::{Authority, Decide, PlaceAgain, Standing};
+pub use catalog::{Catalog, IssuedKey, Totals};
 pub use commit::{Commit, CommitError, StartError};
 pub use copies::{Copies, Detached, Misplaced, NewHeads, StoredPart};
 pub use erase::Erased;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use ringfence_db::rusqlite::{self, Connection, OptionalExtension, Row, types::Type};
 use ringfence_format::names::{BucketId, ObjectKey, UploadId, VersionUid};
-use ringfence_format::redo::{Bucket, TimeMs, Upload, UploadPart, Version};
+use ringfence_format::record::Seq;
+use ringfence_format::redo::{Bucket, Redo, TimeMs, Upload, UploadPart, Version};
 
 /// Which version of a key is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -147,6 +148,15 @@ pub(crate) fn meta_text(db: &Connection, name: &str) -> Rows<Option<String>> {
 pub(crate) fn set_meta(db: &Connection, name: &str, value: impl rusqlite::ToSql) -> Rows<()> {
     db.prepare_cached("INSERT INTO meta VALUES(?1, ?2) ON CONFLICT(name) DO UPDATE SET value = excluded.value")?
         .execute((name, value))
+        .map(drop)
+}
+
+/// Notes which record issued a key, the first time it is seen: without one the
+/// key is refused (ruling 20).
+pub(crate) fn note_issued(db: &Connection, redo: &Redo, seq: Seq) -> Rows<()> {
+    let Redo::PutStaticKey(key) = redo else { return Ok(()) };
+    db.prepare_cached("UPDATE static_key SET issued_seq = ?2 WHERE id = ?1 AND issued_seq IS NULL")?
+        .execute((key.id.as_str(), seq))
         .map(drop)
 }
 

@@ -24,7 +24,8 @@ CREATE TABLE tenant(
 
 CREATE TABLE static_key(
     id TEXT PRIMARY KEY,
-    body BLOB NOT NULL
+    body BLOB NOT NULL,
+    issued_seq INTEGER
 ) WITHOUT ROWID;
 
 CREATE TABLE bucket(

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ringfence_access::permit::{Administer, Delete, Write};
+use ringfence_access::policy::PolicyChange;
 use ringfence_db::clock::Clock;
 use ringfence_db::rusqlite::Connection;
 use ringfence_format::names::{BucketId, InstallationId, PartId, SiteId, UploadId, VersionUid};
@@ -338,6 +339,17 @@ impl Store {
     ) -> Result<Recorded<Commit>, CommitError> {
         let held = authority.map_or_else(|| Held::system("system:PolicyLoad", None), Held::from);
         self.submit(Act::Policy(held, epoch, sha256)).await
+    }
+
+    /// Records a change of the policy set and puts its epoch in force in the
+    /// catalogue, in one step; the engine adopts the evidence. Until it has,
+    /// commits answer [`Conflict::PolicyChanged`](crate::Conflict::PolicyChanged)
+    /// (retry).
+    ///
+    /// # Errors
+    /// As for [`put_version`](Self::put_version).
+    pub async fn record_policy(&self, change: PolicyChange) -> Result<Recorded<PolicyChange>, CommitError> {
+        self.committer.record(change).await
     }
 
     /// Notes where a compaction moved chunks and heads.
