@@ -14,7 +14,7 @@ pub(crate) type Key32 = Zeroizing<[u8; 32]>;
 /// fn show(secret: &ringfence_vault::Passphrase) { println!("{secret:?}"); }
 /// ```
 /// ```compile_fail,E0599
-/// fn copy(secret: &ringfence_vault::Passphrase) -> ringfence_vault::Passphrase { secret.clone() }
+/// fn copy(secret: ringfence_vault::Passphrase) -> ringfence_vault::Passphrase { secret.clone() }
 /// ```
 pub struct Passphrase(Zeroizing<String>);
 

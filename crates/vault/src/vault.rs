@@ -464,14 +464,9 @@ pub(crate) fn unwrap_dek(kek: &Kek, object: &Arc<ObjectVersion>, head: &HeadInfo
         .map_err(|why| VaultError::Wrapped { what: "data key", why })
 }
 
-/// A permit that names an object is for that one; one that does not is for
-/// objects of its own tenant.
+/// A permit is for the object it names, and for no other.
 fn check_permit<A: Action>(permit: &Permit<A>, object: &ObjectVersion) -> Result<(), VaultError> {
-    let fits = match permit.object() {
-        Some(named) => named == object,
-        None => permit.realm() == &object.realm && permit.tenant() == &object.tenant,
-    };
-    if fits { Ok(()) } else { Err(VaultError::NotPermitted) }
+    if permit.object() == Some(object) { Ok(()) } else { Err(VaultError::NotPermitted) }
 }
 
 fn with_secret_place<T>(realm: &Realm, tenant: &Tenant, key: &KeyId, f: impl FnOnce(Place<'_>) -> T) -> T {
