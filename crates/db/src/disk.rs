@@ -112,6 +112,14 @@ pub trait DiskFile: Send + Sync {
     /// how many bytes were read.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
 
+    /// Fills the buffer from `offset` if that needs no waiting for the disk,
+    /// because the bytes are in memory; `false` if it would, or if the file
+    /// system cannot tell. For callers that may not block.
+    fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> io::Result<bool> {
+        let _ = (offset, buffer);
+        Ok(false)
+    }
+
     /// Writes all of `bytes` at `offset`, growing the file if needed.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
@@ -290,6 +298,16 @@ impl DiskFile for RealFile {
             }
         }
         Ok(done)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> io::Result<bool> {
+        let wanted = buffer.len();
+        let buffers = &mut [io::IoSliceMut::new(buffer)];
+        // A short read and every error alike mean: ask again where blocking is
+        // allowed, and take the answer, good or bad, from there.
+        let got = rustix::io::preadv2(&self.0, buffers, offset, rustix::io::ReadWriteFlags::NOWAIT);
+        Ok(got.is_ok_and(|got| got == wanted))
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {

@@ -65,7 +65,7 @@ pub async fn check(site: &Site, salt: u8) -> Result<probe::Report, Broken> {
         what_is_too_large_or_badly_named_is_refused,
         many_at_once_do_not_mix,
     );
-    let report = site.probe().await;
+    let report = probe::check(site, run.installation).await;
     run.the_probe_agrees_with_what_is_known(&report).map_err(|why| broken("the_probe_agrees", why))?;
     Ok(report)
 }

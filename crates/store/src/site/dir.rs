@@ -183,6 +183,14 @@ impl DirSite {
         at: Option<PackAddr>,
         range: Option<Range<u64>>,
     ) -> Result<Bytes, SiteError> {
+        if let Some(at) = at {
+            // Mostly the bytes are in memory, and a change of threads would
+            // cost more than the read.
+            let range = range.clone().unwrap_or(0..u64::from(at.len));
+            if let Some(answer) = self.inner.packs.read_cached(name, at, range) {
+                return answer;
+            }
+        }
         let (inner, name) = (self.inner.clone(), name.to_owned());
         blocking(move || match at {
             Some(at) => inner.packs.read(&name, at, range.unwrap_or(0..u64::from(at.len))),

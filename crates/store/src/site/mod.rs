@@ -350,12 +350,6 @@ impl Site {
         in_time(self.id(), self.info().patience.attempt_timeout, work).await
     }
 
-    /// Finds out what the site really does, with things of its own that it
-    /// erases again; see [`probe`].
-    pub async fn probe(&self) -> probe::Report {
-        probe::run(self).await
-    }
-
     /// Stores `bytes` only if the name is free, where the site has a way to
     /// say so. Used by the probe alone: nothing we store relies on it.
     async fn create_only(&self, name: &str, bytes: Bytes) -> Result<(), SiteError> {

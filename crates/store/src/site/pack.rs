@@ -215,6 +215,11 @@ impl Packs {
         self.shared.read(name, at, range)
     }
 
+    /// The same if that needs no waiting for the disk.
+    pub fn read_cached(&self, name: &str, at: PackAddr, range: Range<u64>) -> Option<Result<Bytes, SiteError>> {
+        self.shared.read_cached(name, at, range)
+    }
+
     /// Whether `name` lies at `at`. Blocks on the disk.
     pub fn check(&self, name: &str, at: PackAddr) -> Result<(), SiteError> {
         self.shared.read(name, at, 0..0).map(drop)
@@ -590,24 +595,22 @@ impl Shared {
     }
 
     fn read(&self, name: &str, at: PackAddr, range: Range<u64>) -> Result<Bytes, SiteError> {
-        let missing = || SiteError::not_found(&self.site, name);
-        if range.start > range.end || range.end > at.len as u64 {
-            return Err(SiteError::corrupt(&self.site, name, "shorter than what was stored"));
-        }
-        let before = (ENTRY_BYTES + name.len()) as u64;
-        let start = at.offset.checked_sub(before).ok_or_else(missing)?;
+        let wanted = Wanted::new(self, name, at, range)?;
         let file = self.file(at.pack).map_err(|e| SiteError::from_io(&self.site, name, &e))?;
-        // Everything up to the end of the range in one read: at most 64 KiB more than asked.
-        let mut buffer = vec![0; (before + range.end) as usize];
-        read_exact(&*file, start, &mut buffer).map_err(|e| SiteError::from_io(&self.site, name, &e))?;
-        let head = Entry::parse(&buffer).filter(|e| e.live).ok_or_else(missing)?;
-        if head.payload_len != at.len || &buffer[ENTRY_BYTES..before as usize] != name.as_bytes() {
-            return Err(missing());
-        }
-        if range.end == at.len as u64 && range.end > 0 && head.crc != crc(at.pack, &buffer) {
-            return Err(SiteError::corrupt(&self.site, name, "its checksum differs"));
-        }
-        Ok(Bytes::from(buffer).slice((before + range.start) as usize..))
+        let mut buffer = vec![0; wanted.bytes];
+        read_exact(&*file, wanted.start, &mut buffer).map_err(|e| SiteError::from_io(&self.site, name, &e))?;
+        wanted.take(buffer)
+    }
+
+    fn read_cached(&self, name: &str, at: PackAddr, range: Range<u64>) -> Option<Result<Bytes, SiteError>> {
+        let wanted = match Wanted::new(self, name, at, range) {
+            Ok(wanted) => wanted,
+            Err(e) => return Some(Err(e)),
+        };
+        let file = self.open.read().unwrap_or_else(|p| p.into_inner()).get(&at.pack)?.clone();
+        let mut buffer = vec![0; wanted.bytes];
+        let cached = file.read_cached(wanted.start, &mut buffer).is_ok_and(|cached| cached);
+        cached.then(|| wanted.take(buffer))
     }
 
     /// Reads whole entries for compaction. A damaged one is moved as it is:
@@ -658,6 +661,44 @@ impl Shared {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(self.io(&e)),
         }
+    }
+}
+
+/// What one read of an entry needs, and what must be true of it.
+struct Wanted<'a> {
+    shared: &'a Shared,
+    name: &'a str,
+    at: PackAddr,
+    range: Range<u64>,
+    /// Where in the file to read, and how much: the entry from its beginning
+    /// to the end of the range, at most 64 KiB more than asked for.
+    start: u64,
+    bytes: usize,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(shared: &'a Shared, name: &'a str, at: PackAddr, range: Range<u64>) -> Result<Self, SiteError> {
+        if range.start > range.end || range.end > u64::from(at.len) {
+            return Err(SiteError::corrupt(&shared.site, name, "shorter than what was stored"));
+        }
+        let before = (ENTRY_BYTES + name.len()) as u64;
+        let start = at.offset.checked_sub(before).ok_or_else(|| SiteError::not_found(&shared.site, name))?;
+        let bytes = (before + range.end) as usize;
+        Ok(Self { shared, name, at, range, start, bytes })
+    }
+
+    /// The payload, if the bytes are those of the entry that was asked for.
+    fn take(self, buffer: Vec<u8>) -> Result<Bytes, SiteError> {
+        let before = ENTRY_BYTES + self.name.len();
+        let head = Entry::parse(&buffer).filter(|e| e.live && e.payload_len == self.at.len);
+        let Some(head) = head.filter(|_| &buffer[ENTRY_BYTES..before] == self.name.as_bytes()) else {
+            return Err(SiteError::not_found(&self.shared.site, self.name));
+        };
+        let whole = self.range.end > 0 && self.range.end == u64::from(self.at.len);
+        if whole && head.crc != crc(self.at.pack, &buffer) {
+            return Err(SiteError::corrupt(&self.shared.site, self.name, "its checksum differs"));
+        }
+        Ok(Bytes::from(buffer).slice(before + self.range.start as usize..))
     }
 }
 
@@ -870,10 +911,10 @@ impl<'a> Window<'a> {
                 return Ok(None);
             }
             // Mostly this looks at the zeros behind the last entry.
-            if bytes != &[0; Self::STEP][..bytes.len()] {
-                if let Some(i) = bytes.windows(4).position(|w| w == LIVE) {
-                    return Ok(Some(at + i as u64));
-                }
+            if bytes != &[0; Self::STEP][..bytes.len()]
+                && let Some(i) = bytes.windows(4).position(|w| w == LIVE)
+            {
+                return Ok(Some(at + i as u64));
             }
             at += (bytes.len() - 3) as u64;
         }

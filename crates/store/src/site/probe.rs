@@ -101,17 +101,11 @@ impl fmt::Display for Report {
     }
 }
 
-/// Names of the probe begin with an installation that is nobody's, and their
-/// second segment is none of ours: sweep and recovery pass them by.
-fn prefix() -> String {
-    format!("{}/p/", InstallationId([0; 16]))
-}
-
 /// A name that no other probe uses, without asking the operating system for
 /// randomness on our own account.
-fn fresh_name() -> String {
+fn fresh_name(prefix: &str) -> String {
     let random = || RandomState::new().build_hasher().finish();
-    format!("{}{:016x}{:016x}", prefix(), random(), random())
+    format!("{prefix}{:016x}{:016x}", random(), random())
 }
 
 /// Bytes that differ at each place, so that a shifted range is seen.
@@ -122,18 +116,22 @@ fn pattern(len: usize) -> Bytes {
 /// One probe under way.
 struct Probe<'a> {
     site: &'a Site,
+    prefix: String,
     steps: Vec<Step>,
     /// What must be erased in the end.
     stored: Vec<(String, Option<PackAddr>)>,
 }
 
-pub(in crate::site) async fn run(site: &Site) -> Report {
-    let mut probe = Probe { site, steps: Vec::new(), stored: Vec::new() };
+/// Tries everything out. Its names lie beside those of the installation's
+/// chunks, in a segment of their own that sweep and recovery pass by.
+pub async fn check(site: &Site, installation: InstallationId) -> Report {
+    let prefix = format!("{installation}/p/");
+    let mut probe = Probe { site, prefix, steps: Vec::new(), stored: Vec::new() };
     let small = pattern(4096);
-    let name = fresh_name();
-    let at = probe.write("write 4 KiB", &name, &small).await;
+    let name = fresh_name(&probe.prefix);
+    let stored = probe.write("write 4 KiB", &name, &small).await;
     let mut create_only = CreateOnly::Unknown;
-    if let Some(Stored { at }) = at {
+    if let Some(Stored { at }) = stored {
         probe.read("read it back", &name, at, &small).await;
         probe.range("read a range", &name, at, &small).await;
         probe.list("find it in a listing", &name).await;
@@ -142,7 +140,7 @@ pub(in crate::site) async fn run(site: &Site) -> Report {
             probe.skip(what);
         }
     }
-    let large_name = fresh_name();
+    let large_name = fresh_name(&probe.prefix);
     let large = pattern(limits::CHUNK_BYTES_MAX);
     match probe.write("write 16 MiB", &large_name, &large).await {
         Some(Stored { at }) => {
@@ -214,9 +212,9 @@ impl Probe<'_> {
     }
 
     async fn list(&mut self, what: &'static str, name: &str) {
-        let site = self.site;
+        let (site, prefix) = (self.site, self.prefix.clone());
         let list = async {
-            let all = site.list(&prefix()).all().await.map_err(text)?;
+            let all = site.list(&prefix).all().await.map_err(text)?;
             match all.iter().any(|entry| entry.name == name && entry.len == 4096) {
                 true => Ok(((), String::new())),
                 false => Err("it is not there at once: sweep and recover may need to run twice".to_owned()),
