@@ -3,6 +3,8 @@
 //! `cargo bench -p ringfence-access`. Aim: a remembered decision, which is all
 //! but the first of its kind, in about 1 µs.
 
+#![allow(missing_docs)] // `criterion_group!` makes a function without
+
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;

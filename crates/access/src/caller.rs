@@ -248,7 +248,10 @@ impl AuthnReason {
 /// others of its minute and network ([`crate::noise`]).
 #[must_use]
 #[derive(Clone, Debug)]
-pub struct Unauthenticated {
+pub struct Unauthenticated(Box<Refused>);
+
+#[derive(Clone, Debug)]
+struct Refused {
     reason: AuthnReason,
     key: Option<KeyId>,
     owner: Option<(Realm, Tenant, Principal)>,
@@ -260,7 +263,7 @@ impl Unauthenticated {
     /// For the wire layer, where a signature fails before there is anything
     /// for [`authenticate`] to look at.
     pub fn new(reason: AuthnReason, key: Option<KeyId>, origin: Origin) -> Self {
-        Self { reason, key, owner: None, origin, op: "s3:Authenticate" }
+        Self(Box::new(Refused { reason, key, owner: None, origin, op: "s3:Authenticate" }))
     }
 
     /// The same, of a key that exists: its owner's record.
@@ -274,59 +277,59 @@ impl Unauthenticated {
 
     /// Names the operation that was asked for, where it is known.
     pub fn during(mut self, op: &'static str) -> Self {
-        self.op = op;
+        self.0.op = op;
         self
     }
 
     fn belongs_to(mut self, realm: &Realm, tenant: &Tenant, principal: &Principal) -> Self {
-        self.owner = Some((realm.clone(), tenant.clone(), principal.clone()));
+        self.0.owner = Some((realm.clone(), tenant.clone(), principal.clone()));
         self
     }
 
     /// Whether it names a key that exists, and so stands alone in the log.
     pub fn identified(&self) -> bool {
-        self.owner.is_some()
+        self.0.owner.is_some()
     }
     /// Why, for the record; never for the client.
     pub fn reason(&self) -> &AuthnReason {
-        &self.reason
+        &self.0.reason
     }
     /// Where the request came from.
     pub fn origin(&self) -> &Origin {
-        &self.origin
+        &self.0.origin
     }
     /// HTTP status and S3 error code for the client.
     pub fn answer(&self) -> (u16, &'static str) {
-        self.reason.answer()
+        self.0.reason.answer()
     }
 }
 
 impl Entry for Unauthenticated {
     fn to_record(&self, now_us: TimeUs) -> Record {
         let (status, code) = self.answer();
-        let (realm, tenant, principal) = match self.owner.clone() {
+        let (realm, tenant, principal) = match self.0.owner.clone() {
             Some((realm, tenant, principal)) => (Some(realm), Some(tenant), Some(principal)),
             None => (None, None, None),
         };
         Record {
             core: Core {
                 time_us: now_us,
-                op: Op(self.op.to_owned()),
+                op: Op(self.0.op.to_owned()),
                 phase: Phase::Intent,
                 decision: Decision::Deny,
                 status,
                 error_code: Some(code.to_owned()),
-                reason: Some(self.reason.to_string()),
+                reason: Some(self.0.reason.to_string()),
                 ..Core::default()
             },
             subject: Subject {
                 realm,
                 tenant,
                 principal,
-                actor: if self.owner.is_some() { ActorKind::StaticKey } else { ActorKind::Anonymous },
-                key_id: self.key.clone(),
-                source: self.origin.ip.map(|ip| ip.to_string()),
-                user_agent: self.origin.user_agent.clone(),
+                actor: if self.0.owner.is_some() { ActorKind::StaticKey } else { ActorKind::Anonymous },
+                key_id: self.0.key.clone(),
+                source: self.0.origin.ip.map(|ip| ip.to_string()),
+                user_agent: self.0.origin.user_agent.clone(),
             },
             resource: Resource::default(),
             redo: None,

@@ -33,6 +33,9 @@ pub const SCHEMA: &str = include_str!("policy/schema.cedarschema");
 /// The policies an installation starts with.
 pub const DEFAULT_POLICIES: &str = include_str!("../policies/default.cedar");
 
+/// What the default policies must and must not allow, for `ringfence policy test`.
+pub const DEFAULT_CASES: &str = include_str!("../policies/default.cases.toml");
+
 /// Every action of the schema: the kinds of [`Permit`](crate::Permit), and `Place`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)] // as in crate::permit

@@ -88,7 +88,7 @@ impl<'a> Faults<'a> {
     }
 
     /// Something Cedar's parser or validator says; it knows where, mostly.
-    pub(super) fn from_cedar(&mut self, found: &dyn Diagnostic, otherwise_at: usize) {
+    pub(super) fn said_by_cedar(&mut self, found: &dyn Diagnostic, otherwise_at: usize) {
         let label = found.labels().and_then(|mut labels| labels.next());
         let (offset, len) = label.as_ref().map_or((otherwise_at, 1), |l| (l.offset(), l.len()));
         let note = label.as_ref().and_then(|l| l.label()).map(str::to_owned);

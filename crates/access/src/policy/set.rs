@@ -191,10 +191,10 @@ impl PolicySet {
     /// not the bucket's own is refused whoever asks.
     pub(super) fn boundary(&self, asker: Asker<'_>, ask: &Ask) -> Result<(), Verdict> {
         let refuse = |id: &str, why: String| Err(Verdict::deny(why, vec![id.to_owned()]));
-        if let (Some(object), Some(bucket)) = (&ask.object, ask.bucket()) {
-            if object.bucket != bucket.id || object.tenant != bucket.tenant {
-                return refuse("builtin:object-of-bucket", "the version named is not one of this bucket".to_owned());
-            }
+        if let (Some(object), Some(bucket)) = (&ask.object, ask.bucket())
+            && (object.bucket != bucket.id || object.tenant != bucket.tenant)
+        {
+            return refuse("builtin:object-of-bucket", "the version named is not one of this bucket".to_owned());
         }
         if matches!(asker.actor, ActorKind::Operator | ActorKind::System) {
             return Ok(());
@@ -288,7 +288,7 @@ impl Named {
         let mut faults = Faults::in_text(&text.name, &text.text, errors);
         let parsed = match text.text.parse::<cedar_policy::PolicySet>() {
             Ok(parsed) => parsed,
-            Err(parse) => return parse.iter().for_each(|fault| faults.from_cedar(fault, 0)),
+            Err(parse) => return parse.iter().for_each(|fault| faults.said_by_cedar(fault, 0)),
         };
         for template in parsed.templates() {
             let at = template.as_ref().loc().map_or(0, |loc| loc.start());
@@ -349,9 +349,9 @@ fn check_id(id: &str) -> Result<(), String> {
 fn validate(policy: &Policy, at: usize, faults: &mut Faults<'_>) {
     let alone = cedar_policy::PolicySet::from_policies([policy.clone()]).expect("one policy has one id");
     let result = VALIDATOR.validate(&alone, ValidationMode::Strict);
-    result.validation_errors().for_each(|fault| faults.from_cedar(fault, at));
+    result.validation_errors().for_each(|fault| faults.said_by_cedar(fault, at));
     // A policy that can never apply, or whose text misleads the eye.
-    result.validation_warnings().for_each(|fault| faults.from_cedar(fault, at));
+    result.validation_warnings().for_each(|fault| faults.said_by_cedar(fault, at));
 }
 
 fn offset(policy: &Policy) -> usize {
