@@ -6,6 +6,7 @@
 
 mod error;
 mod frame;
+pub mod fsck;
 mod inner;
 mod keep;
 mod lock;

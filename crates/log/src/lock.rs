@@ -59,7 +59,7 @@ const SLOT: u64 = 4096;
 #[derive(Debug, Clone)]
 pub(crate) enum NotLocked {
     /// The tree does not extend the last signed one.
-    Fork { last: Checkpoint, next: Checkpoint },
+    Fork { last: Box<Checkpoint>, next: Box<Checkpoint> },
     /// The lock could not be written; nobody saw the new checkpoint.
     Io(LogError),
 }
@@ -130,7 +130,7 @@ impl CheckpointLock {
     pub(crate) fn replace(&mut self, next: Checkpoint, path: &[Hash]) -> Result<Locked<Checkpoint>, NotLocked> {
         if !self.extends(&next, path) {
             let last = self.last.as_ref().map_or_else(|| next.clone(), |(last, _)| last.clone());
-            return Err(NotLocked::Fork { last, next });
+            return Err(NotLocked::Fork { last: Box::new(last), next: Box::new(next) });
         }
         let note = next.to_note(&self.key, &self.signer.sign(next.to_text().as_bytes()));
         let turn = self.turn + 1;

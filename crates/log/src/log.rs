@@ -14,7 +14,7 @@ use ringfence_format::record::{Record, Seq};
 
 use crate::error::LogError;
 use crate::inner::{Ending, Inner, held};
-use crate::publish::TileReader;
+use crate::publish::{TileReader, Tiles};
 use crate::reader::Records;
 use crate::recorded::{Entry, Recorded};
 use crate::seal::{SealRecord, SignCheckpoint};
@@ -192,7 +192,11 @@ impl Log {
         match earlier {
             0 => Ok(Vec::new()),
             n if n > size => Err(LogError::NoRecord { seq: n, size }),
-            n => proof::consistency(&mut TileReader { inner: &self.inner, edge: &published.edge }, n, size),
+            n => proof::consistency(
+                &mut TileReader { inner: &self.inner, edge: &published.edge, unwritten: &Tiles::new() },
+                n,
+                size,
+            ),
         }
     }
 
@@ -222,9 +226,9 @@ impl Log {
         if self.inner.options.run == Run::Threads {
             return self.inner.publish_and_wait();
         }
-        self.inner.publish_once()?;
+        let published = self.inner.publish_once();
         self.inner.supply();
-        self.inner.seal_retired()
+        published.and(self.inner.seal_retired())
     }
 
     /// Whether the log takes records: `Ok`, or why it does not.

@@ -21,7 +21,7 @@ use ringfence_format::tile::{self, Edge, TILE_HEIGHT, TILE_WIDTH, TileKind, Tile
 
 use crate::error::{During, LogError};
 use crate::inner::{Ending, Inner, LeafEntry, held};
-use crate::lock::{CheckpointLock, NotLocked};
+use crate::lock::{CheckpointLock, Locked, NotLocked};
 
 /// The tree, with what of it is not yet on the disk.
 pub(crate) struct Tree {
@@ -29,7 +29,7 @@ pub(crate) struct Tree {
     /// Entries since the last full bundle.
     pub(crate) tail: Vec<LeafEntry>,
     /// Full tiles and bundles still to be written; kept when the disk is full.
-    todo: VecDeque<(TilePath, Vec<u8>)>,
+    todo: Tiles,
     pub(crate) lock: CheckpointLock,
     /// The partial tiles of the last few checkpoints, oldest first.
     partials: VecDeque<Vec<TilePath>>,
@@ -145,7 +145,11 @@ impl Inner {
         if tree.todo.is_empty() && tree.lock.last().is_some_and(|(last, _)| last.size == size) && self.shows(size) {
             return Ok(());
         }
-        // 2. Full tiles, then the partial ones of the right edge.
+        // 2. Prove that it extends what was signed, before a tile is touched: on
+        // a disk that was tampered with, they are the evidence.
+        let next = Checkpoint { origin: self.key.name().to_owned(), size, root: tree.edge.root() };
+        let path = self.extension(tree, &next)?;
+        // 3. Full tiles, then the partial ones of the right edge.
         while let Some((path, bytes)) = tree.todo.front() {
             self.write_tile(&mut tree.made_dirs, path, bytes)?;
             tree.todo.pop_front();
@@ -157,10 +161,8 @@ impl Inner {
                 self.write_tile(&mut tree.made_dirs, path, &bytes)?;
             }
         }
-        // 3. Sign, if this tree extends the last that was signed.
-        let next = Checkpoint { origin: self.key.name().to_owned(), size, root: tree.edge.root() };
-        let locked = self.sign(tree, next)?;
-        // 4. Show it.
+        // 4. Sign, and show it.
+        let locked = self.sign(tree, next, &path)?;
         let path = self.dir.join("checkpoint");
         self.disk.replace(&path, locked.note().as_bytes(), Durable::No).during("replace", &path)?;
         let published = Published {
@@ -181,21 +183,23 @@ impl Inner {
         published.checkpoint.size == size && !published.note.is_empty()
     }
 
-    fn sign(&self, tree: &mut Tree, next: Checkpoint) -> Result<crate::Locked<Checkpoint>, LogError> {
-        let earlier = tree.lock.last().map(|(last, _)| last.size);
-        let path = match earlier {
-            Some(earlier) if 0 < earlier && earlier < next.size => {
-                let mut nodes = TileReader { inner: self, edge: &tree.edge };
-                proof::consistency(&mut nodes, earlier, next.size)?
-            }
-            _ => Vec::new(),
+    /// The proof that `next` extends the last signed checkpoint.
+    fn extension(&self, tree: &Tree, next: &Checkpoint) -> Result<Vec<Hash>, LogError> {
+        let Some((last, _)) = tree.lock.last() else { return Ok(Vec::new()) };
+        let path = if 0 < last.size && last.size < next.size {
+            let mut nodes = TileReader { inner: self, edge: &tree.edge, unwritten: &tree.todo };
+            proof::consistency(&mut nodes, last.size, next.size)?
+        } else {
+            Vec::new()
         };
-        let same = earlier == Some(next.size) && tree.lock.extends(&next, &path);
-        let locked = match tree.lock.current() {
-            Some(current) if same => Ok(current),
-            _ => tree.lock.replace(next, &path),
-        };
-        locked.map_err(|why| match why {
+        if tree.lock.extends(next, &path) { Ok(path) } else { Err(self.stop_before_fork(last, next)) }
+    }
+
+    fn sign(&self, tree: &mut Tree, next: Checkpoint, path: &[Hash]) -> Result<Locked<Checkpoint>, LogError> {
+        if let Some(current) = tree.lock.current().filter(|current| *current.checkpoint() == next) {
+            return Ok(current);
+        }
+        tree.lock.replace(next, path).map_err(|why| match why {
             NotLocked::Io(error) => error,
             NotLocked::Fork { last, next } => self.stop_before_fork(&last, &next),
         })
@@ -269,11 +273,28 @@ impl Inner {
     }
 }
 
-/// The hashes of a published tree: full tiles from the disk, the right edge
-/// from memory.
+/// Tiles and what they hold.
+pub(crate) type Tiles = VecDeque<(TilePath, Vec<u8>)>;
+
+/// The hashes of a tree: the right edge and what is not written yet from
+/// memory, other full tiles from the disk.
 pub(crate) struct TileReader<'a> {
     pub(crate) inner: &'a Inner,
     pub(crate) edge: &'a Edge,
+    pub(crate) unwritten: &'a Tiles,
+}
+
+impl TileReader<'_> {
+    fn full(&self, path: &TilePath) -> Result<Vec<Hash>, LogError> {
+        let bytes = match self.unwritten.iter().find(|(unwritten, _)| unwritten == path) {
+            Some((_, bytes)) => tile::hashes(bytes),
+            None => {
+                let file = self.inner.tile_file(path);
+                tile::hashes(&self.inner.disk.read(&file).during("read", &file)?)
+            }
+        };
+        Ok(bytes.unwrap_or_default())
+    }
 }
 
 impl Nodes for TileReader<'_> {
@@ -286,9 +307,7 @@ impl Nodes for TileReader<'_> {
         let hashes = if in_edge {
             self.edge.partial(level).to_vec()
         } else {
-            let path = TilePath::full(TileKind::Hashes(level), index);
-            let file = self.inner.tile_file(&path);
-            tile::hashes(&self.inner.disk.read(&file).during("read", &file)?).unwrap_or_default()
+            self.full(&TilePath::full(TileKind::Hashes(level), index))?
         };
         let part = hashes.get(from..from + count as usize).map(<[Hash]>::to_vec);
         part.ok_or_else(|| LogError::NoTile(TilePath::full(TileKind::Hashes(level), index).to_string()))

@@ -10,7 +10,7 @@ use ringfence_format::tile::{self, TILE_WIDTH, TileKind, TilePath, leaf_hash};
 
 use crate::error::{During, LogError};
 use crate::inner::{Inner, held};
-use crate::publish::{Published, TileReader};
+use crate::publish::{Published, TileReader, Tiles};
 use crate::seal::OpenError;
 use crate::segment::{Scan, Segment};
 
@@ -48,7 +48,7 @@ impl Catalogued {
         let marks = &mut *held(&self.marks);
         if seq == marks.next {
             marks.next = seq + 1;
-            if (seq - self.segment.first) % MARK_EVERY == 0 {
+            if (seq - self.segment.first).is_multiple_of(MARK_EVERY) {
                 marks.places.push((seq, offset));
             }
         }
@@ -111,7 +111,7 @@ impl Inner {
             return Err(LogError::NoRecord { seq, size });
         }
         let openings = self.openings(seq)?;
-        let mut nodes = TileReader { inner: self, edge: &published.edge };
+        let mut nodes = TileReader { inner: self, edge: &published.edge, unwritten: &Tiles::new() };
         let path = proof::inclusion(&mut nodes, seq, size)?;
         let root = &published.checkpoint.root;
         if !proof::verify_inclusion(&leaf_hash(&openings.entry()), seq, size, root, &path) {

@@ -323,7 +323,8 @@ fn reread(inner: &Inner) -> Result<Vec<LeafEntry>, LogError> {
             let broken = |e| LogError::Broken { index: frame.seq, what: format!("damaged ({e})") };
             let entry = sealed.map_err(broken)?.entry();
             let hash = leaf_hash(&entry);
-            if differs.is_none() && signed_differently(inner, frame.seq, &hash, &mut tile_hashes) {
+            let signed = last.as_ref().map_or(0, |last| last.size);
+            if differs.is_none() && signed_differently(inner, signed, frame.seq, &hash, &mut tile_hashes) {
                 differs = Some(frame.seq);
             }
             edge.push(hash, &mut full);
@@ -346,11 +347,12 @@ fn reread(inner: &Inner) -> Result<Vec<LeafEntry>, LogError> {
 
 /// Whether the tile on the disk holds another hash for this record. A tile
 /// that is not there says nothing.
-fn signed_differently(inner: &Inner, seq: Seq, hash: &Hash, cache: &mut (u64, Vec<Hash>)) -> bool {
-    let index = seq / TILE_WIDTH;
+fn signed_differently(inner: &Inner, signed: Seq, seq: Seq, hash: &Hash, cache: &mut (u64, Vec<Hash>)) -> bool {
+    let (kind, index) = (TileKind::Hashes(0), seq / TILE_WIDTH);
     if cache.0 != index {
-        let path = inner.tile_file(&TilePath::full(TileKind::Hashes(0), index));
-        let bytes = inner.disk.read(&path).unwrap_or_default();
+        let width = TilePath::width_in(kind, index, signed);
+        let read = |width| inner.disk.read(&inner.tile_file(&TilePath { kind, index, width }));
+        let bytes = read(width).or_else(|_| read(TILE_WIDTH)).unwrap_or_default();
         *cache = (index, tile::hashes(&bytes).unwrap_or_default());
     }
     cache.1.get((seq % TILE_WIDTH) as usize).is_some_and(|signed| signed != hash)

@@ -252,8 +252,14 @@ impl SimDisk {
     /// The process ends and starts again on a machine that kept running:
     /// everything written is there, synced or not. Locks are gone.
     pub fn kill(&self) -> SimDisk {
-        let mut state = self.state();
-        state.running = Running::Stopped;
+        let after = self.duplicate();
+        self.state().running = Running::Stopped;
+        after
+    }
+
+    /// The same disk once more, as if copied; this one goes on.
+    pub fn duplicate(&self) -> SimDisk {
+        let state = self.state();
         let copy = |node: &Node| Node {
             content: node.content.clone(),
             durable: node.durable.clone(),
