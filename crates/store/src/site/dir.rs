@@ -16,12 +16,12 @@
 //! other, since names are never used twice.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io,
     ops::Range,
     path::{Path, PathBuf},
     sync::{
-        Arc, Condvar, Mutex,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -76,6 +76,8 @@ struct Inner {
     disk: Arc<dyn Disk>,
     packs: Packs,
     dirs: DirSync,
+    /// Shards whose names are durable.
+    shards: Mutex<BTreeSet<PathBuf>>,
     temp: AtomicU64,
     _lock: Box<dyn LockGuard>,
 }
@@ -109,6 +111,7 @@ impl DirSite {
             disk,
             packs,
             dirs: DirSync::default(),
+            shards: Mutex::default(),
             temp: AtomicU64::new(0),
             _lock: lock,
         };
@@ -266,28 +269,35 @@ impl Inner {
         Ok(buffer.into())
     }
 
+    /// A name that is gone already has its directory synced all the same: the
+    /// call that took it may have failed after.
     fn unlink_all(&self, names: impl Iterator<Item = String>) -> Result<(), SiteError> {
-        let mut dirs = std::collections::BTreeSet::new();
+        let ticket = self.dirs.ticket();
+        let mut dirs = BTreeSet::new();
         for name in names {
             let path = self.path(&name);
+            dirs.extend(path.parent().map(Path::to_owned));
             match self.disk.unlink(&path) {
-                Ok(()) => dirs.extend(path.parent().map(Path::to_owned)),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(self.io(&name, &e)),
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(self.io(&name, &e)),
+                _ => {}
             }
         }
-        dirs.iter().try_for_each(|dir| self.dirs.sync(&*self.disk, dir)).map_err(|e| self.io("directory", &e))
+        for dir in dirs {
+            match self.dirs.sync(&*self.disk, &dir, ticket) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(self.io("directory", &e)),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Gives a whole temporary file its name and makes both durable.
     fn publish(&self, temp: &Path, file: &dyn DiskFile, name: &str) -> io::Result<()> {
         let path = self.path(name);
         let dir = path.parent().expect("a name lies in a shard");
+        let ticket = self.dirs.ticket();
+        self.make_shard(dir)?;
         match self.disk.link(temp, &path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                self.disk.create_dir_all(dir)?;
-                self.disk.link(temp, &path)?;
-            }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.same_bytes(file, &path)?,
             other => other?,
         }
@@ -296,7 +306,23 @@ impl Inner {
             let _ = self.disk.unlink(&path);
             return Err(e);
         }
-        self.dirs.sync(&*self.disk, dir)
+        self.dirs.sync(&*self.disk, dir, ticket)
+    }
+
+    /// Makes a shard, or trusts one that this process has made durable. That
+    /// it is there says nothing: another process may have made it and been
+    /// killed before its name was synced.
+    fn make_shard(&self, dir: &Path) -> io::Result<()> {
+        let shards = || self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        if shards().contains(dir) {
+            return Ok(());
+        }
+        self.disk.create_dir_all(dir)?;
+        for above in dir.ancestors().skip(1).take_while(|above| above.starts_with(&self.root)) {
+            self.disk.sync_dir(above)?;
+        }
+        shards().insert(dir.to_owned());
+        Ok(())
     }
 
     /// A name is taken only by an earlier attempt at the same write, whose
@@ -393,38 +419,52 @@ impl DirWriter {
 }
 
 /// Lets many writers into one directory share its sync.
+///
+/// After a failed sync nothing is known of the names changed before it, and a
+/// later success proves nothing about them. So whoever changes a name takes a
+/// [`Ticket`] first, and fails if any sync of this site failed since.
 #[derive(Default)]
 struct DirSync {
     state: Mutex<HashMap<PathBuf, Rounds>>,
     done: Condvar,
+    failures: AtomicU64,
 }
+
+/// How many syncs had failed before a name was changed.
+#[derive(Clone, Copy)]
+struct Ticket(u64);
 
 #[derive(Default)]
 struct Rounds {
     begun: u64,
-    /// The last round that succeeded; a failed round leaves its waiters to
-    /// run one of their own and to see its error.
+    /// The last round that succeeded.
     ended: u64,
     running: bool,
     users: usize,
 }
 
 impl DirSync {
+    /// To be taken before a name is changed.
+    fn ticket(&self) -> Ticket {
+        Ticket(self.failures.load(Ordering::SeqCst))
+    }
+
     /// Returns after a sync of `dir` that began after this call.
-    fn sync(&self, disk: &dyn Disk, dir: &Path) -> io::Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(|p| p.into_inner());
-        let mine = {
-            let rounds = state.entry(dir.to_owned()).or_default();
-            rounds.users += 1;
-            rounds.begun + 1
-        };
+    fn sync(&self, disk: &dyn Disk, dir: &Path, ticket: Ticket) -> io::Result<()> {
+        let mut state = self.state();
+        let rounds = state.entry(dir.to_owned()).or_default();
+        rounds.users += 1;
+        let mine = rounds.begun + 1;
         let outcome = loop {
             let rounds = state.get_mut(dir).expect("users hold it");
+            if self.failures.load(Ordering::SeqCst) != ticket.0 {
+                break Err(io::Error::other("a sync of this site failed meanwhile"));
+            }
             if rounds.ended >= mine {
                 break Ok(());
             }
             if rounds.running {
-                state = self.done.wait(state).unwrap_or_else(|p| p.into_inner());
+                state = self.done.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
             rounds.running = true;
@@ -432,14 +472,17 @@ impl DirSync {
             let round = rounds.begun;
             drop(state);
             let result = disk.sync_dir(dir);
-            state = self.state.lock().unwrap_or_else(|p| p.into_inner());
+            state = self.state();
             let rounds = state.get_mut(dir).expect("users hold it");
             rounds.running = false;
-            if result.is_ok() {
-                rounds.ended = rounds.ended.max(round);
-            }
             self.done.notify_all();
-            break result;
+            match result {
+                Ok(()) => rounds.ended = rounds.ended.max(round),
+                Err(e) => {
+                    self.failures.fetch_add(1, Ordering::SeqCst);
+                    break Err(e);
+                }
+            }
         };
         let rounds = state.get_mut(dir).expect("users hold it");
         rounds.users -= 1;
@@ -447,6 +490,10 @@ impl DirSync {
             state.remove(dir);
         }
         outcome
+    }
+
+    fn state(&self) -> MutexGuard<'_, HashMap<PathBuf, Rounds>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -546,7 +593,8 @@ fn claim(
             let found: Marker = serde_json::from_slice(&bytes)
                 .map_err(|e| SiteError::refused(site, format!("{MARKER} in its directory is not readable: {e}")))?;
             if found == wanted {
-                return Ok(());
+                // Whoever wrote it may have been killed before its name was synced.
+                return disk.sync_dir(root).map_err(fail);
             }
             let why = format!("its directory belongs to site `{}` of installation {}", found.site, found.installation);
             Err(SiteError::refused(site, why))
@@ -671,10 +719,14 @@ mod tests {
         let dirs = DirSync::default();
         std::thread::scope(|scope| {
             for _ in 0..16 {
-                scope.spawn(|| (0..20).for_each(|_| dirs.sync(&RealDisk, dir.path()).expect("synced")));
+                scope.spawn(|| (0..20).for_each(|_| dirs.sync(&RealDisk, dir.path(), dirs.ticket()).expect("synced")));
             }
         });
         assert!(dirs.state.lock().expect("not poisoned").is_empty(), "nothing is kept of idle directories");
-        assert!(dirs.sync(&RealDisk, &dir.path().join("absent")).is_err());
+        let before = dirs.ticket();
+        assert!(dirs.sync(&RealDisk, &dir.path().join("absent"), before).is_err());
+        let late = dirs.sync(&RealDisk, dir.path(), before);
+        assert!(late.is_err(), "a success after a failure proves nothing about what came before");
+        dirs.sync(&RealDisk, dir.path(), dirs.ticket()).expect("what comes after is another matter");
     }
 }

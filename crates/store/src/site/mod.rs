@@ -22,6 +22,8 @@
 
 #[doc(hidden)]
 pub mod contract;
+#[cfg(test)]
+mod crashes;
 mod dir;
 mod error;
 mod pack;

@@ -27,7 +27,7 @@ use std::{
     io,
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard},
     thread::JoinHandle,
 };
 
@@ -280,7 +280,7 @@ impl Packs {
     pub fn close(&self) {
         self.shared.queue().closed = true;
         self.shared.wake.notify_all();
-        let thread = self.appender.lock().unwrap_or_else(|p| p.into_inner()).take();
+        let thread = self.appender.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             // A panicking appender has failed its callers already.
             let _ = thread.join();
@@ -339,7 +339,7 @@ impl Appender {
             if queue.closed {
                 return None;
             }
-            queue = self.shared.wake.wait(queue).unwrap_or_else(|p| p.into_inner());
+            queue = self.shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         let mut bytes = 0;
         let fits = queue.jobs.iter().take_while(|job| {
@@ -478,10 +478,10 @@ impl Appender {
 
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(|p| p.into_inner())
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
     fn files(&self) -> RwLockWriteGuard<'_, BTreeMap<u32, Arc<dyn DiskFile>>> {
-        self.open.write().unwrap_or_else(|p| p.into_inner())
+        self.open.write().unwrap_or_else(PoisonError::into_inner)
     }
     fn io(&self, error: &io::Error) -> SiteError {
         SiteError::from_io(&self.site, "pack", error)
@@ -504,7 +504,7 @@ impl Shared {
     }
 
     fn file(&self, pack: u32) -> io::Result<Arc<dyn DiskFile>> {
-        if let Some(file) = self.open.read().unwrap_or_else(|p| p.into_inner()).get(&pack) {
+        if let Some(file) = self.open.read().unwrap_or_else(PoisonError::into_inner).get(&pack) {
             return Ok(file.clone());
         }
         let file: Arc<dyn DiskFile> = self.disk.open(&self.path(pack))?.into();
@@ -512,7 +512,7 @@ impl Shared {
     }
 
     fn count(&self, pack: u32, bytes: i64, live: i64) {
-        let mut used = self.used.lock().unwrap_or_else(|p| p.into_inner());
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = used.entry(pack).or_insert(PackUse { pack, bytes: 0, live_bytes: 0 });
         entry.bytes = entry.bytes.saturating_add_signed(bytes);
         entry.live_bytes = entry.live_bytes.saturating_add_signed(live);
@@ -580,13 +580,13 @@ impl Shared {
         let numbers = self.numbers().map_err(|e| self.io(&e))?;
         let mut all = Vec::new();
         for pack in numbers {
-            let known = self.used.lock().unwrap_or_else(|p| p.into_inner()).get(&pack).copied();
+            let known = self.used.lock().unwrap_or_else(PoisonError::into_inner).get(&pack).copied();
             all.push(match known {
                 Some(known) => known,
                 None => {
                     let scan = self.scan(pack)?;
                     let counted = PackUse { pack, bytes: scan.bytes, live_bytes: scan.live_bytes };
-                    let mut used = self.used.lock().unwrap_or_else(|p| p.into_inner());
+                    let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
                     *used.entry(pack).or_insert(counted)
                 }
             });
@@ -598,7 +598,8 @@ impl Shared {
         let wanted = Wanted::new(self, name, at, range)?;
         let file = self.file(at.pack).map_err(|e| SiteError::from_io(&self.site, name, &e))?;
         let mut buffer = vec![0; wanted.bytes];
-        read_exact(&*file, wanted.start, &mut buffer).map_err(|e| SiteError::from_io(&self.site, name, &e))?;
+        let got = file.read_at(wanted.start, &mut buffer).map_err(|e| SiteError::from_io(&self.site, name, &e))?;
+        buffer.truncate(got);
         wanted.take(buffer)
     }
 
@@ -607,7 +608,7 @@ impl Shared {
             Ok(wanted) => wanted,
             Err(e) => return Some(Err(e)),
         };
-        let file = self.open.read().unwrap_or_else(|p| p.into_inner()).get(&at.pack)?.clone();
+        let file = self.open.read().unwrap_or_else(PoisonError::into_inner).get(&at.pack)?.clone();
         let mut buffer = vec![0; wanted.bytes];
         let cached = file.read_cached(wanted.start, &mut buffer).is_ok_and(|cached| cached);
         cached.then(|| wanted.take(buffer))
@@ -625,29 +626,43 @@ impl Shared {
         entries.into_iter().map(load).collect()
     }
 
+    /// An entry that is erased already is erased again: the call that did it
+    /// may have failed before its sync.
     fn erase(&self, entries: &[(String, PackAddr)]) -> Result<(), SiteError> {
         let mut touched: BTreeMap<u32, Arc<dyn DiskFile>> = BTreeMap::new();
         for (name, at) in entries {
-            match self.read(name, *at, 0..0) {
-                Ok(_) => {}
-                Err(SiteError::NotFound { .. }) => continue,
-                Err(e) => return Err(e),
-            }
-            let file = self.file(at.pack).map_err(|e| self.io(&e))?;
-            let start = at.offset - (ENTRY_BYTES + name.len()) as u64;
+            let Some((file, start, live)) = self.find(name, *at)? else { continue };
             // The mark first: a crash between the two leaves an entry that is
             // gone, never one that is live with zeros for bytes.
             file.write_at(start, ERASED).map_err(|e| self.io(&e))?;
             file.write_at(at.offset, &vec![0; at.len as usize]).map_err(|e| self.io(&e))?;
-            self.count_if_known(at.pack, (ENTRY_BYTES + name.len()) as i64 + at.len as i64);
+            if live {
+                self.count_if_known(at.pack, (ENTRY_BYTES + name.len()) as i64 + i64::from(at.len));
+            }
             touched.insert(at.pack, file);
         }
         touched.values().try_for_each(|file| file.sync_data().map_err(|e| self.io(&e)))
     }
 
+    /// Where the entry begins and whether it lives; `None` if `name` never lay
+    /// there, or its pack is gone.
+    fn find(&self, name: &str, at: PackAddr) -> Result<Option<(Arc<dyn DiskFile>, u64, bool)>, SiteError> {
+        let file = match self.file(at.pack) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(|e| self.io(&e))?,
+        };
+        let before = ENTRY_BYTES + name.len();
+        let Some(start) = at.offset.checked_sub(before as u64) else { return Ok(None) };
+        let mut head = vec![0; before];
+        let got = file.read_at(start, &mut head).map_err(|e| self.io(&e))?;
+        let entry = Entry::parse(&head[..got]).filter(|e| e.payload_len == at.len);
+        let ours = got == before && &head[ENTRY_BYTES..] == name.as_bytes();
+        Ok(entry.filter(|_| ours).map(|entry| (file, start, entry.live)))
+    }
+
     /// A pack that was not counted yet will be counted by scanning.
     fn count_if_known(&self, pack: u32, erased: i64) {
-        let mut used = self.used.lock().unwrap_or_else(|p| p.into_inner());
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = used.get_mut(&pack) {
             entry.live_bytes = entry.live_bytes.saturating_add_signed(-erased);
         }
@@ -655,7 +670,7 @@ impl Shared {
 
     fn remove(&self, pack: u32) -> Result<(), SiteError> {
         self.files().remove(&pack);
-        self.used.lock().unwrap_or_else(|p| p.into_inner()).remove(&pack);
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).remove(&pack);
         match self.disk.unlink(&self.path(pack)) {
             Ok(()) => self.disk.sync_dir(&self.dir).map_err(|e| self.io(&e)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -691,9 +706,13 @@ impl<'a> Wanted<'a> {
     fn take(self, buffer: Vec<u8>) -> Result<Bytes, SiteError> {
         let before = ENTRY_BYTES + self.name.len();
         let head = Entry::parse(&buffer).filter(|e| e.live && e.payload_len == self.at.len);
-        let Some(head) = head.filter(|_| &buffer[ENTRY_BYTES..before] == self.name.as_bytes()) else {
+        let ours = buffer.get(ENTRY_BYTES..before) == Some(self.name.as_bytes());
+        let Some(head) = head.filter(|_| ours) else {
             return Err(SiteError::not_found(&self.shared.site, self.name));
         };
+        if buffer.len() < self.bytes {
+            return Err(SiteError::corrupt(&self.shared.site, self.name, "shorter than what was stored"));
+        }
         let whole = self.range.end > 0 && self.range.end == u64::from(self.at.len);
         if whole && head.crc != crc(self.at.pack, &buffer) {
             return Err(SiteError::corrupt(&self.shared.site, self.name, "its checksum differs"));
@@ -852,7 +871,7 @@ fn next_entry(window: &mut Window<'_>, pack: u32, mut at: u64) -> io::Result<Opt
 }
 
 /// What lies at `at`, if it has the form of an entry, and whether its checksum
-/// is right (an erased entry has none to check).
+/// is right, or its payload zeroed if it is erased.
 fn entry_at(window: &mut Window<'_>, pack: u32, at: u64) -> io::Result<Option<(Found, bool)>> {
     let Some(head) = Entry::parse(window.bytes(at, ENTRY_BYTES)?) else { return Ok(None) };
     let name_end = ENTRY_BYTES + head.name_len as usize;
@@ -863,7 +882,10 @@ fn entry_at(window: &mut Window<'_>, pack: u32, at: u64) -> io::Result<Option<(F
     }
     let Ok(name) = std::str::from_utf8(&bytes[ENTRY_BYTES..name_end]) else { return Ok(None) };
     let addr = PackAddr { pack, offset: at + name_end as u64, len: head.payload_len };
-    let good = head.live && head.crc == crc(pack, bytes);
+    let good = match head.live {
+        true => head.crc == crc(pack, bytes),
+        false => bytes[name_end..].iter().all(|b| *b == 0),
+    };
     Ok(Some((Found { name: name.to_owned(), at: addr, live: head.live }, good)))
 }
 
