@@ -269,7 +269,7 @@ impl PartSealer {
     /// `random` fills its argument with unpredictable bytes (segment IVs).
     pub fn push(&mut self, mut plain: &[u8], random: &mut dyn FnMut(&mut [u8])) -> Result<Option<Sealed>, FloeError> {
         self.plain_len += plain.len() as u64;
-        self.out.reserve(plain.len() + plain.len() / PLAIN_BYTES * SEGMENT_OVERHEAD_BYTES + SEGMENT_OVERHEAD_BYTES);
+        self.make_room(plain.len());
         while !plain.is_empty() {
             let have = self.out.len() - self.open_at - 16;
             // A full segment is sealed only once more plaintext is there: the
@@ -292,6 +292,17 @@ impl PartSealer {
     pub fn finish(mut self, random: &mut dyn FnMut(&mut [u8])) -> Result<Sealed, FloeError> {
         self.seal(End::Final, random)?;
         Ok(Sealed::made(&self.object, self.out.freeze()))
+    }
+
+    /// Room for so much more plaintext. A part of more than one segment gets
+    /// room for several, so that not every piece begins by moving the open
+    /// segment to a new buffer.
+    fn make_room(&mut self, more: usize) {
+        let need = more + (more / PLAIN_BYTES + 1) * SEGMENT_OVERHEAD_BYTES;
+        if self.out.capacity() - self.out.len() < need {
+            let long = self.plain_len > PLAIN_BYTES as u64;
+            self.out.reserve(if long { need.max(4 * SEGMENT_BYTES) } else { need });
+        }
     }
 
     fn seal(&mut self, end: End, random: &mut dyn FnMut(&mut [u8])) -> Result<(), FloeError> {

@@ -52,7 +52,8 @@ impl Vault {
     }
 
     /// Destroys an old version of a tenant's key. `heads` is how many heads
-    /// the catalogue counts under it; with any left it is refused, for those
+    /// the catalogue counts under it, those of uploads under way included;
+    /// with any left, or with a sealer of it alive, it is refused, for those
     /// objects would be lost.
     pub fn retire_kek(
         &self,
@@ -100,6 +101,7 @@ impl Vault {
         if !ring.rows(Purpose::TenantKek, Some(tenant)).any(|row| row.version == version) {
             return Err(VaultError::UnknownKek { tenant: tenant_name(), version });
         }
+        let heads = heads + self.sealers(tenant, version);
         if heads > 0 {
             return Err(VaultError::KekInUse { tenant: tenant_name(), version, heads });
         }

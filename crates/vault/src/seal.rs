@@ -12,15 +12,20 @@ use crate::secret::random;
 use crate::vault::Kek;
 
 /// Seals one object version under its data key.
+///
+/// Keep it until the version is committed: while it lives, the key version it
+/// seals under is not retired.
 pub struct Sealer {
     key: DataKey,
     kek: Arc<Kek>,
     head: HeadInfo,
+    /// Held, not read: see `Vault::sealers`.
+    _sealing: Arc<()>,
 }
 
 impl Sealer {
-    pub(crate) fn new(key: DataKey, kek: Arc<Kek>, head: HeadInfo) -> Self {
-        Self { key, kek, head }
+    pub(crate) fn new(key: DataKey, kek: Arc<Kek>, head: HeadInfo, sealing: Arc<()>) -> Self {
+        Self { key, kek, head, _sealing: sealing }
     }
 
     /// What it seals.

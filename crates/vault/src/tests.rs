@@ -215,6 +215,14 @@ fn a_head_moved_under_another_tenants_key_id_does_not_open() {
 }
 
 #[test]
+fn streams_may_move_between_threads() {
+    fn check<T: Send>() {}
+    check::<(Sealer, crate::PartSealer, Opener, crate::PartOpener, crate::Verifier, crate::Plaintext)>();
+    fn share<T: Send + Sync>() {}
+    share::<(Vault, crate::Evidence, Sealer, Opener)>();
+}
+
+#[test]
 fn keys_are_readable_by_their_owner_only() {
     let (dir, _vault) = vault();
     for file in keyring_files(dir.path()) {
@@ -287,8 +295,12 @@ fn rotation_rewraps_and_an_old_key_is_retired_only_when_nothing_needs_it() {
     for head in [&old, &new] {
         assert_eq!(open(&vault, &acme, head, &part, &sealed).unwrap(), b"hello");
     }
-    assert!(matches!(vault.retire(&realm(), &tenant("acme"), 1, 5), Err(VaultError::KekInUse { heads: 5, .. })));
+    let in_use = vault.retire(&realm(), &tenant("acme"), 1, 5);
+    assert!(matches!(in_use, Err(VaultError::KekInUse { heads: 6, .. })), "five heads and a sealer");
     assert!(matches!(vault.retire(&realm(), &tenant("acme"), 9, 0), Err(VaultError::UnknownKek { .. })));
+    let upload_under_way = vault.retire(&realm(), &tenant("acme"), 1, 0);
+    assert!(matches!(upload_under_way, Err(VaultError::KekInUse { heads: 1, .. })));
+    drop(sealer);
     vault.retire(&realm(), &tenant("acme"), 1, 0).unwrap();
     drop(vault);
     let vault = Vault::open(dir.path(), &development(dir.path())).unwrap();

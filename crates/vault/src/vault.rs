@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use ringfence_access::Permit;
@@ -48,6 +48,9 @@ pub struct Vault {
     lease: Duration,
     pub(crate) rings: RwLock<Rings>,
     leases: RwLock<HashMap<Tenant, Leased>>,
+    /// One token per key version that ever sealed; each living sealer holds a
+    /// clone, so that a version in use is not retired under it.
+    sealing: Mutex<HashMap<(Tenant, u32), Arc<()>>>,
     evidence: Arc<Evidence>,
 }
 
@@ -57,12 +60,14 @@ pub(crate) struct Rings {
     pub(crate) realms: BTreeMap<Realm, Keyring>,
 }
 
-/// The unwrapped key-encryption keys of one tenant.
+/// The unwrapped keys of one tenant.
 struct Leased {
     realm: Realm,
     until: Instant,
     current: u32,
     keks: Vec<Arc<Kek>>,
+    /// Seals the secrets of its static access keys.
+    access: Arc<Key32>,
 }
 
 /// One unwrapped key-encryption key of one tenant.
@@ -129,6 +134,7 @@ impl Vault {
             lease: LEASE,
             rings: RwLock::new(rings),
             leases: RwLock::default(),
+            sealing: Mutex::default(),
             evidence,
         })
     }
@@ -323,15 +329,17 @@ impl Vault {
     pub(crate) fn new_sealer(&self, object: ObjectVersion) -> Result<Sealer, VaultError> {
         let object = Arc::new(object);
         let kek = self.current_kek(&object.realm, &object.tenant)?;
+        let token = self.begin_sealing(&object.tenant, kek.version);
         let key = DataKey::new(object, random_key()?);
         let head = HeadInfo { seq: 1, kek: kek.version, wrapped_dek: wrap_dek(&kek, &key)? };
-        Ok(Sealer::new(key, kek, head))
+        Ok(Sealer::new(key, kek, head, token))
     }
 
     pub(crate) fn old_sealer(&self, object: ObjectVersion, head: &HeadInfo) -> Result<Sealer, VaultError> {
+        let token = self.begin_sealing(&object.tenant, head.kek);
         let kek = self.kek(&object.realm, &object.tenant, head.kek)?;
         let key = unwrap_dek(&kek, &Arc::new(object), head)?;
-        Ok(Sealer::new(key, kek, head.clone()))
+        Ok(Sealer::new(key, kek, head.clone(), token))
     }
 
     pub(crate) fn open_any_head(&self, head: &Fetched) -> Result<OpenedHead, VaultError> {
@@ -388,6 +396,8 @@ impl Vault {
         // Dropped before the provider is asked, which may fail because the
         // root key was withdrawn: then no old lease may linger.
         self.end_lease(tenant);
+        // The lock is held until the lease is noted: a rotation comes before
+        // both or ends the lease after both.
         let rings = self.rings();
         let leased = rings.lease(realm, tenant, now + self.lease)?;
         let result = f(&leased);
@@ -403,13 +413,19 @@ impl Vault {
         })
     }
 
-    fn access_key(&self, realm: &Realm, tenant: &Tenant) -> Result<Key32, VaultError> {
-        let rings = self.rings();
-        let ring = rings.realm(realm)?;
-        let row = ring
-            .current(Purpose::AccessSecrets, Some(tenant))
-            .ok_or_else(|| VaultError::UnknownTenant(tenant.clone(), realm.clone()))?;
-        ring.unwrap(row)
+    fn access_key(&self, realm: &Realm, tenant: &Tenant) -> Result<Arc<Key32>, VaultError> {
+        self.leased(realm, tenant, |leased| leased.access.clone())
+    }
+
+    /// Notes that something is being sealed under a key version.
+    fn begin_sealing(&self, tenant: &Tenant, version: u32) -> Arc<()> {
+        self.sealing.lock().expect(POISON).entry((tenant.clone(), version)).or_default().clone()
+    }
+
+    /// How many sealers live under a key version.
+    pub(crate) fn sealers(&self, tenant: &Tenant, version: u32) -> u64 {
+        let sealing = self.sealing.lock().expect(POISON);
+        sealing.get(&(tenant.clone(), version)).map_or(0, |token| Arc::strong_count(token) as u64 - 1)
     }
 }
 
@@ -441,7 +457,10 @@ impl Rings {
         }
         let current = keks.iter().map(|kek| kek.version).max();
         let current = current.ok_or_else(|| VaultError::UnknownTenant(tenant.clone(), realm.clone()))?;
-        Ok(Leased { realm: realm.clone(), until, current, keks })
+        let access = ring.current(Purpose::AccessSecrets, Some(tenant));
+        let access = access.ok_or_else(|| VaultError::UnknownTenant(tenant.clone(), realm.clone()))?;
+        let access = Arc::new(ring.unwrap(access)?);
+        Ok(Leased { realm: realm.clone(), until, current, keks, access })
     }
 }
 
