@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use ringfence_format::names::{BucketName, Label, Realm, SiteId, Tenant};
+use ringfence_format::names::{Label, Realm, SiteId, Tenant};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -107,11 +107,14 @@ pub struct Log {
 pub struct Keys {
     /// What holds the root key. `file` is the only provider so far.
     pub provider: KeyProvider,
-    /// The passphrase or key that seals the keyring: `env:NAME` or
-    /// `file:PATH`. Left out, a development key file inside the data
-    /// directory is made and used, which protects nothing from who can read
-    /// that directory.
-    pub unlock: Option<SecretRef>,
+    /// A file of at least 32 unpredictable bytes that unlocks the keyring,
+    /// readable by us only, relative to the data directory. Left out, and
+    /// without `passphrase`, a development key file inside the data directory
+    /// is made and used, which protects nothing from who can read that
+    /// directory.
+    pub key_file: Option<PathBuf>,
+    /// The passphrase that unlocks the keyring: `env:NAME` or `file:PATH`.
+    pub passphrase: Option<SecretRef>,
 }
 
 /// What holds the root key.
@@ -135,11 +138,12 @@ pub struct Site {
     /// What it speaks.
     #[serde(rename = "type")]
     pub type_: SiteType,
-    /// ISO 3166 code of the jurisdiction it lies in; `ZZ` is unknown.
+    /// ISO 3166-1 code of the country whose law reaches it; `ZZ` is unknown.
     #[serde(default = "default_jurisdiction")]
     pub jurisdiction: String,
-    /// Who runs it, for policies and reports.
-    #[serde(default)]
+    /// Who runs it, such as `aws`, `minio`, `local`: for policies, and for what
+    /// the provider's protocol needs.
+    #[serde(default = "default_provider")]
     pub provider: String,
     /// Whether no other customer's data shares its machines.
     #[serde(default)]
@@ -167,12 +171,16 @@ pub struct Site {
     pub account_key: Option<SecretRef>,
     /// gcs: the service account's JSON, as `env:NAME` or `file:PATH`.
     pub credential: Option<SecretRef>,
-    /// Seconds until one call to the site is given up.
+    /// Seconds until one attempt at a call is given up.
     #[serde(default = "default_timeout_s")]
     pub timeout_s: u64,
-    /// How often a call that may be repeated is repeated.
+    /// How often one call is repeated after a failure that may pass.
     #[serde(default = "default_retries")]
     pub retries: u32,
+    /// Repetitions that all calls together may save up, so that a site that is
+    /// down is not answered with a storm.
+    #[serde(default = "default_retry_budget")]
+    pub retry_budget: u32,
 }
 
 /// Whether a site is ours.
@@ -212,9 +220,12 @@ pub struct Labels {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LabelRule {
-    /// Only in this bucket; in every bucket if left out.
+    /// Only this tenant's buckets; every tenant's if left out.
     #[schemars(with = "Option<String>")]
-    pub bucket: Option<BucketName>,
+    pub tenant: Option<Tenant>,
+    /// Only buckets whose name matches, `*` standing for any characters;
+    /// every bucket if left out.
+    pub bucket: Option<String>,
     /// Only keys that begin with this.
     #[serde(default)]
     pub prefix: String,
@@ -284,7 +295,7 @@ impl Default for Log {
 }
 impl Default for Keys {
     fn default() -> Self {
-        Self { provider: KeyProvider::File, unlock: None }
+        Self { provider: KeyProvider::File, key_file: None, passphrase: None }
     }
 }
 impl Default for Labels {
@@ -308,6 +319,12 @@ fn default_realm() -> Realm {
 }
 fn default_jurisdiction() -> String {
     "ZZ".to_owned()
+}
+fn default_provider() -> String {
+    "local".to_owned()
+}
+fn default_retry_budget() -> u32 {
+    100
 }
 fn default_timeout_s() -> u64 {
     30
@@ -340,8 +357,7 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let typed: Self = toml::from_str(text).map_err(|e| ConfigError::from_toml(file, text, &e))?;
         let overridden = overrides::apply(file, text, typed, environment)?;
-        check::all(&overridden.config)
-            .map_err(|wrong| overridden.blame(file, text, wrong))?;
+        check::all(&overridden.config).map_err(|wrong| overridden.blame(file, text, wrong))?;
         Ok(overridden.config)
     }
 

@@ -1,2 +1,14 @@
-//! ringfence
-fn main() {}
+//! The `ringfence` binary: wire, flows and command line over the crates that
+//! keep the promises. Here `main` and nothing else.
+
+mod admin;
+mod background;
+mod cli;
+mod config;
+mod installation;
+mod serve;
+mod telemetry;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

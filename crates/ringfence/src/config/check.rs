@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use ringfence_store::site::{Service, quirks};
+
 use super::error::nearest;
 use super::{Config, Site, SiteKind, SiteType};
 
@@ -37,6 +39,10 @@ type Check = Result<(), Wrong>;
 pub(super) fn all(config: &Config) -> Check {
     loopback("s3", config.s3.addr)?;
     loopback("admin", config.admin.addr)?;
+    if config.keys.key_file.is_some() && config.keys.passphrase.is_some() {
+        let message = "a key file and a passphrase are two ways to unlock one keyring".to_owned();
+        return wrong(&["keys", "key_file"], message, "keep the one the keyring was made with");
+    }
     sites(config)?;
     labels(config)?;
     placements(config)?;
@@ -69,12 +75,9 @@ fn sites(config: &Config) -> Check {
 }
 
 fn one_site(i: usize, site: &Site) -> Check {
-    let jurisdiction = site.jurisdiction.as_bytes();
-    let country = jurisdiction.len() >= 2 && jurisdiction[..2].iter().all(u8::is_ascii_uppercase);
-    let subdivision = jurisdiction.len() == 2 || (jurisdiction.get(2) == Some(&b'-') && jurisdiction.len() <= 6);
-    if !country || !subdivision {
-        let message = format!("`{}` is not an ISO 3166 code", site.jurisdiction);
-        return wrong_at(i, "jurisdiction", message, "write two capital letters such as `DE`, or `DE-BE`; `ZZ` is unknown");
+    if site.jurisdiction.len() != 2 || !site.jurisdiction.bytes().all(|b| b.is_ascii_uppercase()) {
+        let message = format!("`{}` is not an ISO 3166-1 code", site.jurisdiction);
+        return wrong_at(i, "jurisdiction", message, "write two capital letters such as `DE`; `ZZ` is unknown");
     }
     if site.timeout_s == 0 {
         return wrong_at(i, "timeout_s", "a timeout of 0 fails every call".to_owned(), "30 is the default");
@@ -82,7 +85,7 @@ fn one_site(i: usize, site: &Site) -> Check {
     let (needs, knows): (&[&str], &[&str]) = match site.type_ {
         SiteType::Directory => (&["path"], &["path"]),
         SiteType::S3 => (
-            &["endpoint", "bucket", "access_key_id", "secret_access_key"],
+            &["bucket", "access_key_id", "secret_access_key"],
             &["endpoint", "bucket", "region", "prefix", "access_key_id", "secret_access_key"],
         ),
         SiteType::Azure => (
@@ -99,6 +102,26 @@ fn one_site(i: usize, site: &Site) -> Check {
     if let Some(extra) = given.iter().find(|g| !knows.contains(g)) {
         let message = format!("`{extra}` means nothing to a site of this type");
         return wrong_at(i, extra, message, &format!("it takes: {}", knows.join(", ")));
+    }
+    remote_site(i, site)
+}
+
+/// What the driver would refuse at the start, said with its place.
+fn remote_site(i: usize, site: &Site) -> Check {
+    let service = match site.type_ {
+        SiteType::Directory => return Ok(()),
+        SiteType::S3 => Service::S3,
+        SiteType::Azure => Service::Azure,
+        SiteType::Gcs => Service::Gcs,
+    };
+    let Some(quirks) = quirks::of(&site.provider, service) else {
+        let known: Vec<_> = quirks::TABLE.iter().filter(|q| q.service == service).map(|q| q.provider).collect();
+        let message = format!("provider `{}` does not speak what sites of this type speak", site.provider);
+        return wrong_at(i, "provider", message, &format!("known for this type: {}", known.join(", ")));
+    };
+    if site.endpoint.is_none() && quirks.endpoint.is_none() {
+        let message = format!("site `{}` needs `endpoint`: its provider has no usual one", site.id);
+        return wrong_at(i, "type", message, "for example `endpoint = \"https://s3.example\"`");
     }
     Ok(())
 }
@@ -175,7 +198,11 @@ fn placements(config: &Config) -> Check {
         }
         if rule.copies == 0 || rule.copies > rule.prefer.len() {
             let message = format!("{} copies cannot lie at {} sites", rule.copies, rule.prefer.len());
-            return wrong(&["placement", label.as_str(), "copies"], message, "from 1 to the number of sites in `prefer`");
+            return wrong(
+                &["placement", label.as_str(), "copies"],
+                message,
+                "from 1 to the number of sites in `prefer`",
+            );
         }
     }
     match config.labels.order.iter().find(|l| !config.placement.contains_key(*l)) {

@@ -39,8 +39,8 @@ pub(super) fn apply(
     for (variable, value) in variables {
         let path: Vec<String> = variable[PREFIX.len()..].to_lowercase().split("__").map(str::to_owned).collect();
         insert(&mut table, &path, parse_value(&value)).map_err(|m| ConfigError::in_environment(&variable, &m))?;
-        done.config = Config::deserialize_table(&table)
-            .map_err(|e| ConfigError::in_environment(&variable, e.message()))?;
+        done.config =
+            Config::deserialize_table(&table).map_err(|e| ConfigError::in_environment(&variable, e.message()))?;
         done.set.push((variable, path));
     }
     Ok(done)

@@ -25,24 +25,25 @@ budget_mib = 65536
 
 [keys]
 provider = "file"
-# Without `unlock` a development key file inside this directory seals the
+# Without one of these a development key file inside this directory unlocks the
 # keyring: fine to try, no protection from who can read this directory.
-# unlock = "file:/etc/ringfence/unlock.key"
-# unlock = "env:RINGFENCE_UNLOCK"
+# key_file = "/etc/ringfence/unlock.key"   # at least 32 unpredictable bytes
+# passphrase = "env:RINGFENCE_PASSPHRASE"  # or "file:/run/secrets/ringfence"
 
 # Sites store sealed chunks. `private` is home; `public` is somebody else's.
-# jurisdiction: ISO 3166 code, ZZ = unknown.
+# jurisdiction: ISO 3166-1 code of the country whose law reaches it, ZZ = unknown.
 [[site]]
 id = "home"
 kind = "private"
 type = "directory"
 path = "sites/home"
 jurisdiction = "ZZ"
-provider = "self"
+provider = "local"
 dedicated = true
 
 # A directory stands in until a real cloud is configured:
 #   type = "s3"
+#   provider = "aws"
 #   endpoint = "https://s3.eu-central-1.amazonaws.com"
 #   region = "eu-central-1"
 #   bucket = "my-sealed-chunks"
@@ -54,7 +55,7 @@ kind = "public"
 type = "directory"
 path = "sites/cloud"
 jurisdiction = "ZZ"
-provider = "example"
+provider = "local"
 
 [labels]
 # From the least strict to the strictest. An object's label is its tag

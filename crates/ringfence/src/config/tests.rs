@@ -35,16 +35,21 @@ fn an_error_names_the_line_what_is_wrong_and_what_would_be_right() {
     refused("\"cloud\", \"home\"", "\"clouds\", \"home\"", &at("prefer =", "no site is called `clouds`"), "`cloud`");
     refused("\"internal\"\n\n#", "\"intern\"\n\n#", "label `intern` is not in", "did you mean `internal`?");
     refused("id = \"cloud\"", "id = \"home\"", "two sites are called `home`", "own id");
-    refused("jurisdiction = \"ZZ\"", "jurisdiction = \"de\"", "`de` is not an ISO 3166 code", "DE");
+    refused("jurisdiction = \"ZZ\"", "jurisdiction = \"de\"", "`de` is not an ISO 3166-1 code", "DE");
     refused("copies = 1", "copies = 3", "3 copies cannot lie at 2 sites", "from 1");
     refused("path = \"sites/home\"\n", "", "site `home` needs `path`", "path");
-    refused("[placement.restricted]\nprefer = [\"home\"]\ncopies = 1", "", "label `restricted` has no placement", "add");
+    refused(
+        "[placement.restricted]\nprefer = [\"home\"]\ncopies = 1",
+        "",
+        "label `restricted` has no placement",
+        "add",
+    );
     refused("sweep_every_s = 60", "sweep_every_s = 0", "never rests", "at least 1");
 }
 
 #[test]
 fn a_literal_secret_is_refused_and_not_repeated() {
-    let text = FIRST.replacen("provider = \"file\"", "provider = \"file\"\nunlock = \"hunter2\"", 1);
+    let text = FIRST.replacen("provider = \"file\"", "provider = \"file\"\npassphrase = \"hunter2\"", 1);
     let error = parse(&text, &[]).expect_err("a literal").to_string();
     assert!(error.contains("write `env:NAME` or `file:PATH`"), "{error}");
     assert!(!error.contains("hunter2"), "{error}");
@@ -75,7 +80,7 @@ fn a_wrong_variable_is_named() {
         ("RINGFENCE__S3__ADR", "127.0.0.1:1", "unknown field `adr`"),
         ("RINGFENCE__S3__ADDR", "0.0.0.0:1", "can be reached from outside"),
         ("RINGFENCE__SITE__MOON__PATH", "x", "no entry has the id or name `moon`"),
-        ("RINGFENCE__SITE__CLOUD__JURISDICTION", "france", "not an ISO 3166 code"),
+        ("RINGFENCE__SITE__CLOUD__JURISDICTION", "france", "not an ISO 3166-1 code"),
     ] {
         let error = parse(FIRST, &[(name, value)]).expect_err(name).to_string();
         assert!(error.contains(name) && error.contains(message), "{error}");
@@ -85,7 +90,20 @@ fn a_wrong_variable_is_named() {
 #[test]
 fn the_schema_knows_every_section_and_refuses_unknown_ones() {
     let schema = Config::schema();
-    for section in ["realm", "s3", "admin", "log", "keys", "site", "labels", "label_rule", "tenant", "placement", "policy", "background"] {
+    for section in [
+        "realm",
+        "s3",
+        "admin",
+        "log",
+        "keys",
+        "site",
+        "labels",
+        "label_rule",
+        "tenant",
+        "placement",
+        "policy",
+        "background",
+    ] {
         assert!(schema["properties"].get(section).is_some(), "{section}");
     }
     assert_eq!(schema["additionalProperties"], false);

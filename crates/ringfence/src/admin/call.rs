@@ -1,0 +1,105 @@
+//! What can be asked, and how answers arrive: JSON both ways.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::cli::{Failure, Kind};
+
+/// One administrative call.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "call", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Call {
+    /// What runs and what needs attention.
+    Status,
+    /// Every tenant.
+    TenantList,
+    /// A tenant with a first key.
+    TenantAdd { name: String },
+    /// Access keys.
+    KeyList { tenant: Option<String> },
+    /// A new access key.
+    KeyAdd { tenant: String, name: String },
+    /// No more requests with this key.
+    KeyDisable { id: String },
+    /// A sealed copy of the keyring.
+    KeysBackup { file: std::path::PathBuf, passphrase: Secret },
+    /// New key versions, all objects re-wrapped.
+    KeysRotate { tenant: Option<String> },
+    /// The configured sites.
+    SiteList,
+    /// What a site can really do.
+    SiteCheck { site: Option<String> },
+    /// The policies in force.
+    PolicyShow,
+    /// Whether a policy text is valid.
+    PolicyCheck { text: String },
+    /// The truth table of a policy text, or of those in force; with cases,
+    /// whether each comes out as expected.
+    PolicyTest { text: Option<String>, cases: Option<String> },
+    /// New policies.
+    PolicyApply { text: String },
+    /// The record of a request.
+    PolicyExplain { request: String },
+    /// Where an object lies.
+    Where { bucket: String, key: String },
+    /// Records.
+    LogShow { request: Option<String>, from: Option<u64>, limit: u64 },
+    /// Erase what is gone.
+    Sweep { dry_run: bool, confirm_recovered: bool },
+}
+
+/// A passphrase on its way over the socket; zeroed when it is dropped and
+/// never printed.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub zeroize::Zeroizing<String>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// One line of an answer: any number of `progress`, then `done` or `failed`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// How far a long call is.
+    Progress {
+        /// Of what.
+        what: String,
+        /// So many are done.
+        done: u64,
+        /// Of so many.
+        total: u64,
+    },
+    /// The answer.
+    Done(Value),
+    /// Why there is none.
+    Failed {
+        /// Whose turn it is.
+        kind: Kind,
+        /// One line.
+        message: String,
+        /// What to do next.
+        next: Option<String>,
+    },
+}
+
+impl From<Failure> for Event {
+    fn from(failure: Failure) -> Self {
+        Self::Failed { kind: failure.kind, message: failure.message, next: failure.next }
+    }
+}
+
+/// Hears how far a long call is.
+pub trait Progress: Send + Sync {
+    /// `done` of `total` are done.
+    fn at(&self, what: &str, done: u64, total: u64);
+}
+
+impl<F: Fn(&str, u64, u64) + Send + Sync> Progress for F {
+    fn at(&self, what: &str, done: u64, total: u64) {
+        self(what, done, total);
+    }
+}

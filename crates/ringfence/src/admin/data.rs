@@ -1,0 +1,172 @@
+//! `status`, `where`, `scrub` and `sweep`: what is there, and upkeep of it.
+
+use std::sync::Arc;
+
+use ringfence_access::permit::Administer;
+use ringfence_access::{Ask, Permit};
+use ringfence_format::envelope::Fetched;
+use ringfence_format::names::{BucketName, ObjectKey};
+use ringfence_format::redo::{Bucket, LabelSource, Version};
+use ringfence_log::Recorded;
+use ringfence_store::{OpenHead, OpenedHead, SweepError, SweepMode};
+use ringfence_vault::Vault;
+use serde_json::{Value, json};
+
+use crate::cli::{Failure, Kind};
+use crate::config::SiteType;
+use crate::installation::{Installation, SWEEP_GRACE_MS};
+
+/// What runs, and what needs attention.
+pub(super) fn status(installation: &Installation) -> Result<Value, Failure> {
+    let catalog = installation.catalog();
+    let totals = catalog.totals().map_err(|e| Failure::new(Kind::Unavailable, e))?;
+    let log = installation.log();
+    Ok(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "data": installation.dir().display().to_string(),
+        "obstacle": installation.obstacle(),
+        "log": {
+            "origin": log.verifier_key().name(),
+            "size": log.durable_size(),
+            "published": log.published_size(),
+        },
+        "policy_epoch": installation.engine().epoch(),
+        "tenants": catalog.tenants().len(),
+        "buckets": catalog.buckets().len(),
+        "catalogue": {
+            "versions": totals.versions,
+            "bytes": totals.bytes,
+            "uploads": totals.uploads,
+            "garbage": totals.garbage,
+        },
+        "witnesses": "none: compare with a checkpoint you keep elsewhere",
+        "warnings": warnings(installation),
+    }))
+}
+
+fn warnings(installation: &Installation) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if installation.vault().is_development() {
+        warnings.push("the keyring is unlocked by the development key file inside the data directory".to_owned());
+    }
+    for site in &installation.config().site {
+        let remote = site.type_ != SiteType::Directory;
+        if site.kind == crate::config::SiteKind::Public && !remote {
+            warnings.push(format!("site `{}` is public by configuration, but a directory of this machine", site.id));
+        }
+    }
+    warnings
+}
+
+/// The object an operator asks about, and under which label policy sees it.
+pub(super) fn ask_where(installation: &Installation, bucket: &str, key: &str) -> Result<Ask, Failure> {
+    let (bucket, version) = find(installation, bucket, key)?;
+    Ok(Ask::on_object("admin:Where", &bucket, &version.key, &version.label))
+}
+
+/// Where an object lies, and why there.
+pub(super) fn whereabouts(installation: &Installation, bucket: &str, key: &str) -> Result<Value, Failure> {
+    let (bucket, version) = find(installation, bucket, key)?;
+    let allowed = installation.engine().allowed_sites(&bucket, &version.label);
+    let drift: Vec<_> = version.copies.iter().map(|c| &c.site).filter(|s| !allowed.contains(s)).collect();
+    let copies = version.copies.iter().map(|copy| {
+        let site = installation.store().site(&copy.site).map(|site| site.info().kind);
+        json!({
+            "site": copy.site,
+            "kind": site,
+            "chunks": version.parts.iter().map(chunks).sum::<u64>(),
+            "packed": copy.packed.len(),
+        })
+    });
+    Ok(json!({
+        "url": format!("s3://{}/{}", bucket.name, version.key),
+        "version": version.uid,
+        "label": version.label,
+        "label_source": source(version.label_source),
+        "pin": bucket.pin,
+        "size": version.size,
+        "sealed_bytes": version.parts.iter().map(|p| p.sealed_len).sum::<u64>(),
+        "etag": version.etag,
+        "created_ms": version.created_ms,
+        "placed_by": version.placed_by,
+        "policy_epoch": version.policy_epoch,
+        "key_version": version.head.as_ref().map(|head| head.kek),
+        "copies": copies.collect::<Vec<_>>(),
+        "drift": drift,
+    }))
+}
+
+fn chunks(part: &ringfence_format::redo::Part) -> u64 {
+    part.sealed_len.div_ceil(u64::from(part.chunk_len.max(1))).max(1)
+}
+
+fn source(source: LabelSource) -> &'static str {
+    match source {
+        LabelSource::Tag => "object's tag",
+        LabelSource::Bucket => "bucket's tag",
+        LabelSource::Prefix => "prefix rule",
+        LabelSource::Tenant => "tenant's default",
+        LabelSource::Strictest => "strictest: nothing was said",
+    }
+}
+
+fn find(installation: &Installation, bucket: &str, key: &str) -> Result<(Arc<Bucket>, Arc<Version>), Failure> {
+    let missing = || {
+        let shown: String = format!("s3://{bucket}/{key}").chars().take(200).collect();
+        Failure::new(Kind::Usage, format!("there is no object `{shown}`")).next("names are exact, capitals included")
+    };
+    let name = BucketName::parse(bucket).map_err(|e| Failure::new(Kind::Usage, e))?;
+    let key = ObjectKey::parse(key).map_err(|e| Failure::new(Kind::Usage, e))?;
+    let bucket = installation.catalog().bucket_by_name(&name).ok_or_else(missing)?;
+    let found = installation.catalog().locate(&bucket.id, &key, None);
+    let version = found.map_err(|e| Failure::new(Kind::Unavailable, e))?;
+    let version = version.filter(|v| !v.delete_marker).ok_or_else(missing)?;
+    Ok((bucket, version))
+}
+
+/// Opens heads that lie at sites and that the catalogue does not know: the
+/// store cannot name a key, so the vault's opener is handed in with the record
+/// that says why.
+pub struct Heads {
+    /// Whose keys.
+    pub vault: Arc<Vault>,
+    /// The record of the sweep or recovery.
+    pub because: Recorded<Permit<Administer>>,
+}
+
+impl OpenHead for Heads {
+    fn open_head(&self, head: &Fetched) -> Result<OpenedHead, String> {
+        let opened = self.vault.open_head(&self.because, head).map_err(|e| e.to_string())?;
+        Ok(OpenedHead { realm: opened.object.realm, manifest: opened.manifest })
+    }
+}
+
+/// Erases what deletes, overwrites and failed writes left behind.
+pub(super) async fn sweep(
+    installation: &Installation,
+    receipt: Recorded<Permit<Administer>>,
+    mode: SweepMode,
+) -> Result<Value, Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::new(Kind::Unavailable, e);
+    let erased = match mode {
+        SweepMode::DryRun => None,
+        _ => Some(installation.store().erase_due(0).await.map_err(|e| failed(&e))?),
+    };
+    let heads = Heads { vault: installation.vault().clone(), because: receipt };
+    let report = installation.store().sweep(mode, SWEEP_GRACE_MS, &heads).await.map_err(|e| match e {
+        SweepError::NotConfirmed => Failure::new(Kind::Refused, e),
+        other => failed(&other),
+    })?;
+    let sites = report.sites.iter().map(|(name, site)| {
+        let mut row = json!(site);
+        row["site"] = json!(name);
+        row
+    });
+    Ok(json!({
+        "dry_run": mode == SweepMode::DryRun,
+        "detached_erased": erased.as_ref().map_or(0, |e| e.erased),
+        "given_up": report.given_up,
+        "held_back": report.held_back,
+        "sites": sites.collect::<Vec<_>>(),
+    }))
+}

@@ -1,0 +1,131 @@
+//! `log show` and `policy explain`.
+//!
+//! The operator reads control-plane records whole and tenants' records without
+//! what they name (ruling 14). A request id opens its one record whole: who
+//! knows it was given it with the answer, and reading it is itself recorded.
+
+use ringfence_format::leaf::{parse_request_id, request_id};
+use ringfence_format::record::{ActorKind, Record, Seq};
+use ringfence_log::{LogError, OpenError};
+use serde_json::{Value, json};
+
+use crate::cli::{Failure, Kind};
+use crate::installation::Installation;
+
+/// Records that one answer may hold.
+const SHOWN_MAX: u64 = 10_000;
+/// Outcomes belong to a request that ended at most this many records before.
+const OUTCOME_WITHIN: u64 = 50_000;
+
+/// A page of records.
+pub(super) fn show(installation: &Installation, from: Option<u64>, limit: u64) -> Result<Value, Failure> {
+    let size = installation.log().durable_size();
+    let limit = limit.min(SHOWN_MAX);
+    let from = from.unwrap_or_else(|| size.saturating_sub(limit));
+    let mut records = Vec::new();
+    for seq in from..size.min(from.saturating_add(limit)) {
+        records.push(match lookup(installation, seq)? {
+            Read::Whole(record) => shown(seq, &record, is_control_plane(&record)),
+            Read::Gone(why) => json!({ "seq": seq, "request_id": request_id(seq), "gone": why }),
+        });
+    }
+    Ok(json!({ "size": size, "records": records }))
+}
+
+/// The record of one request.
+pub(super) fn show_one(installation: &Installation, id: &str) -> Result<Value, Failure> {
+    let (seq, record) = requested(installation, id)?;
+    Ok(json!({ "size": installation.log().durable_size(), "records": [shown(seq, &record, true)] }))
+}
+
+/// The record of one request, what came of it, and the policies that decided.
+pub(super) fn explain(installation: &Installation, id: &str) -> Result<Value, Failure> {
+    let (seq, record) = requested(installation, id)?;
+    let set = installation.engine().set();
+    let policies = record.core.policy_ids.iter().map(|id| match set.policy(id) {
+        Some(info) => serde_json::to_value(info).expect("a policy is JSON"),
+        None => json!({ "id": id, "text": null }),
+    });
+    let mut explained = shown(seq, &record, true);
+    explained["policies"] = policies.collect();
+    explained["policies_changed_since"] = json!(record.core.policy_epoch != installation.engine().epoch());
+    explained["outcomes"] = outcomes(installation, seq).into();
+    Ok(explained)
+}
+
+/// What was recorded later about how a request ended.
+fn outcomes(installation: &Installation, of: Seq) -> Vec<Value> {
+    let log = installation.log();
+    log.read(of + 1)
+        .take(usize::try_from(OUTCOME_WITHIN).unwrap_or(usize::MAX))
+        .filter_map(Result::ok)
+        .filter(|(_, record)| record.core.of == Some(of))
+        .map(|(seq, record)| shown(seq, &record, true))
+        .collect()
+}
+
+fn requested(installation: &Installation, id: &str) -> Result<(Seq, Box<Record>), Failure> {
+    let unknown = || {
+        let shown: String = id.chars().take(64).collect();
+        Failure::new(Kind::Usage, format!("no request `{shown}` is on record"))
+            .next("the request id stands in `x-amz-request-id` and in every S3 error")
+    };
+    let seq = parse_request_id(id).ok_or_else(unknown)?;
+    if seq >= installation.log().durable_size() {
+        return Err(unknown());
+    }
+    match lookup(installation, seq)? {
+        Read::Whole(record) => Ok((seq, record)),
+        Read::Gone(why) => Err(Failure::new(Kind::Wrong, format!("record #{seq} cannot be read: {why}"))),
+    }
+}
+
+enum Read {
+    Whole(Box<Record>),
+    Gone(String),
+}
+
+fn lookup(installation: &Installation, seq: Seq) -> Result<Read, Failure> {
+    match installation.log().lookup(seq) {
+        Ok(record) => Ok(Read::Whole(Box::new(record))),
+        Err(LogError::Unreadable { why: OpenError::Erased, .. }) => Ok(Read::Gone("erased".to_owned())),
+        Err(LogError::Unreadable { why, .. }) => Ok(Read::Gone(why.to_string())),
+        Err(error) => Err(Failure::new(Kind::Unavailable, error)),
+    }
+}
+
+/// What no tenant's credential caused: the operator's own and the system's.
+fn is_control_plane(record: &Record) -> bool {
+    matches!(record.subject.actor, ActorKind::Operator | ActorKind::System | ActorKind::Anonymous)
+        && !record.core.op.0.starts_with("s3:")
+}
+
+fn shown(seq: Seq, record: &Record, whole: bool) -> Value {
+    let mut resource = json!(record.resource);
+    let mut subject = json!(record.subject);
+    if !whole {
+        for field in ["key", "source", "prefix", "names"] {
+            resource[field] = Value::Null;
+        }
+        for field in ["source", "user_agent"] {
+            subject[field] = Value::Null;
+        }
+    }
+    json!({
+        "seq": seq,
+        "request_id": request_id(seq),
+        "time": time(record.core.time_us),
+        "core": record.core,
+        "subject": subject,
+        "resource": resource,
+        "redacted": !whole,
+    })
+}
+
+/// RFC 3339 with microseconds, UTC.
+fn time(us: u64) -> String {
+    let at = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(us) * 1000);
+    at.ok()
+        .and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_else(|| format!("{us} us"))
+}

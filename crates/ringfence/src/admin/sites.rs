@@ -1,0 +1,53 @@
+//! `site list` and `site check`.
+
+use serde_json::{Value, json};
+
+use super::call::Progress;
+use crate::cli::{Failure, Kind};
+use crate::config::SiteType;
+use crate::installation::Installation;
+
+/// The configured sites.
+pub(super) fn list(installation: &Installation) -> Value {
+    let sites = installation.config().site.iter().map(|site| {
+        json!({
+            "id": site.id,
+            "kind": site.kind,
+            "type": site.type_,
+            "jurisdiction": site.jurisdiction,
+            "provider": site.provider,
+            "dedicated": site.dedicated,
+            "tags": site.tags,
+            "place": match site.type_ {
+                SiteType::Directory => site.path.as_ref().map(|p| installation.dir().join(p).display().to_string()),
+                _ => Some(format!(
+                    "{}/{}",
+                    site.endpoint.as_deref().unwrap_or_default(),
+                    site.bucket.as_deref().unwrap_or_default()
+                )),
+            },
+        })
+    });
+    json!({ "sites": sites.collect::<Vec<_>>() })
+}
+
+/// What each site can really do, found out by doing it.
+pub(super) async fn check(
+    installation: &Installation,
+    wanted: Option<&str>,
+    progress: &dyn Progress,
+) -> Result<Value, Failure> {
+    let sites = installation.sites();
+    let chosen: Vec<_> = sites.iter().filter(|s| wanted.is_none_or(|w| s.id().as_str() == w)).collect();
+    if let (true, Some(wanted)) = (chosen.is_empty(), wanted) {
+        return Err(Failure::new(Kind::Usage, format!("no site is called `{wanted}`"))
+            .next("`ringfence site list` shows those there are"));
+    }
+    let mut reports = Vec::new();
+    for (done, site) in chosen.iter().enumerate() {
+        progress.at("sites", done as u64, chosen.len() as u64);
+        let report = ringfence_store::site::probe::check(site, installation.id()).await;
+        reports.push(serde_json::to_value(report).map_err(Failure::internal)?);
+    }
+    Ok(json!({ "sites": reports }))
+}

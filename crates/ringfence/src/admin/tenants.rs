@@ -1,0 +1,134 @@
+//! `tenant add|list` and `key add|list|disable`.
+
+use ringfence_access::permit::Administer;
+use ringfence_access::{Ask, Permit};
+use ringfence_format::names::{KeyId, Principal};
+use ringfence_format::redo::StaticKeyRow;
+use serde_json::{Value, json};
+
+use super::handle::{known_tenant, not_committed, tenant};
+use crate::cli::{Failure, Kind};
+use crate::installation::{FIRST_PRINCIPAL, Installation, NewKey};
+
+/// Every tenant with the label its objects get when nothing is said.
+pub(super) fn list(installation: &Installation) -> Value {
+    let keys = installation.catalog().static_keys();
+    let tenants = installation.catalog().tenants().into_iter().map(|row| {
+        let active = keys.iter().filter(|k| k.row.tenant == row.name && k.row.disabled_ms.is_none()).count();
+        let said = installation.config().tenant.iter().find(|t| t.name == row.name);
+        let default = said.and_then(|t| t.default_label.as_ref());
+        json!({
+            "name": row.name,
+            "realm": row.realm,
+            "created_ms": row.created_ms,
+            "buckets": installation.catalog().buckets_of(&row.name).len(),
+            "active_keys": active,
+            "default_label": default.unwrap_or(installation.labels.labels().strictest()),
+        })
+    });
+    json!({ "tenants": tenants.collect::<Vec<_>>() })
+}
+
+/// Makes a tenant with a first key; completes one whose making was cut off.
+pub(super) async fn add(installation: &Installation, permit: Permit<Administer>, name: &str) -> Result<Value, Failure> {
+    let tenant = tenant(name)?;
+    let has_key = installation.catalog().static_keys().iter().any(|key| key.row.tenant == tenant);
+    let exists = installation.catalog().tenant(&tenant).is_some();
+    if exists && has_key {
+        return Err(Failure::new(Kind::Usage, format!("tenant `{name}` exists already"))
+            .next("add a key with `ringfence key add`, or choose another name"));
+    }
+    let permit = if exists {
+        permit
+    } else {
+        installation.make_tenant(permit, &tenant).await?;
+        // The second record of one command: decided anew, by Ringfence itself.
+        installation.system_permit("tenant-add", Ask::on_tenant("system:FirstKey", &tenant)).await?
+    };
+    let principal = Principal::parse(FIRST_PRINCIPAL).expect("a literal that obeys the rule");
+    let key = installation.issue_key(permit, &tenant, &principal, name).await?;
+    let mut shown = show(installation, name, name, &key);
+    let said = installation.config().tenant.iter().find(|t| t.name == tenant).and_then(|t| t.default_label.clone());
+    shown["default_label"] = json!(said.as_ref().unwrap_or(installation.labels.labels().strictest()));
+    Ok(shown)
+}
+
+/// Issues one more key of a tenant.
+pub(super) async fn add_key(
+    installation: &Installation,
+    permit: Permit<Administer>,
+    of: &str,
+    name: &str,
+) -> Result<Value, Failure> {
+    let tenant = known_tenant(installation, of)?;
+    let principal = Principal::parse(name).map_err(|e| Failure::new(Kind::Usage, e))?;
+    let profile = format!("{of}-{name}");
+    let key = installation.issue_key(permit, &tenant, &principal, &profile).await?;
+    Ok(show(installation, of, &profile, &key))
+}
+
+fn show(installation: &Installation, tenant: &str, profile: &str, key: &NewKey) -> Value {
+    json!({
+        "tenant": tenant,
+        "profile": profile,
+        "access_key_id": key.id,
+        "secret_access_key": *key.secret,
+        "credentials_file": installation.credentials().path().display().to_string(),
+    })
+}
+
+/// Every key, disabled ones too.
+pub(super) fn list_keys(installation: &Installation, of: Option<&str>) -> Result<Value, Failure> {
+    let wanted = of.map(|name| known_tenant(installation, name)).transpose()?;
+    let keys = installation.catalog().static_keys();
+    let keys =
+        keys.iter().map(|key| &key.row).filter(|row| wanted.as_ref().is_none_or(|w| row.tenant == *w)).map(|row| {
+            let issued = installation.keys.find(&row.id).and_then(|entry| entry.issued);
+            let state = match (row.disabled_ms, issued) {
+                (Some(_), _) => "disabled",
+                (None, None) => "not issued: refused",
+                (None, Some(_)) => "active",
+            };
+            json!({
+                "access_key_id": row.id,
+                "tenant": row.tenant,
+                "principal": row.principal,
+                "state": state,
+                "created_ms": row.created_ms,
+                "disabled_ms": row.disabled_ms,
+                "issued_by_record": issued,
+            })
+        });
+    Ok(json!({ "keys": keys.collect::<Vec<_>>() }))
+}
+
+/// Disables a key, for ever. Requests that are being answered with it are cut
+/// within seconds; new ones are refused from here on.
+pub(super) async fn disable_key(
+    installation: &Installation,
+    permit: Permit<Administer>,
+    id: &str,
+) -> Result<Value, Failure> {
+    let row = key_row(installation, id)?;
+    if row.disabled_ms.is_none() {
+        let disabled = StaticKeyRow { disabled_ms: Some(installation.clock().now_us() / 1000), ..row.clone() };
+        // Dead first, recorded then: in between nobody gets in who should not.
+        installation.keys.disable(&row.id);
+        let committed = installation.store().put_static_key(permit, disabled).await;
+        drop(committed.map_err(not_committed)?);
+    }
+    Ok(json!({ "access_key_id": row.id, "tenant": row.tenant, "state": "disabled" }))
+}
+
+/// The question whether a key may be changed: about its tenant.
+pub(super) fn ask_about_key(installation: &Installation, op: &'static str, id: &str) -> Result<Ask, Failure> {
+    Ok(Ask::on_tenant(op, &key_row(installation, id)?.tenant))
+}
+
+fn key_row(installation: &Installation, id: &str) -> Result<StaticKeyRow, Failure> {
+    let key = KeyId::parse(id).ok().and_then(|id| installation.catalog().static_key(&id));
+    key.map(|key| StaticKeyRow::clone(&key.row)).ok_or_else(|| {
+        let shown: String = id.chars().take(128).collect();
+        Failure::new(Kind::Usage, format!("no access key `{shown}`")).next("`ringfence key list` shows those there are")
+    })
+}

@@ -1,0 +1,121 @@
+//! Work that runs by itself: bounded, recorded, visible in `/metrics`.
+//!
+//! Each task runs alone, one round after the other, and a round that fails is
+//! tried again at its next time: nothing here may stop the server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringfence_access::Ask;
+use ringfence_access::permit::Delete;
+use ringfence_store::SweepMode;
+
+use crate::admin::data::Heads;
+use crate::cli::Failure;
+use crate::installation::{Installation, SWEEP_GRACE_MS};
+use crate::serve::Stopping;
+
+/// Between two erasures of what deletes and overwrites put aside.
+const ERASE_EVERY: Duration = Duration::from_secs(2);
+/// A reader that located a version may take this long to begin to read it.
+const READER_GRACE_MS: u64 = 10_000;
+/// Between two looks at minutes of refused requests.
+const NOISE_EVERY: Duration = Duration::from_secs(20);
+/// Between two looks for stale uploads.
+const UPLOADS_EVERY: Duration = Duration::from_secs(600);
+/// Stale uploads aborted in one round.
+const UPLOADS_AT_ONCE: usize = 1000;
+
+/// Runs every task until the server stops.
+pub async fn run(installation: Arc<Installation>, stopping: Stopping) {
+    let seconds = Duration::from_secs;
+    let b = installation.config().background.clone();
+    tokio::join!(
+        every(ERASE_EVERY, "erase", &stopping, || erase(&installation)),
+        every(NOISE_EVERY, "noise", &stopping, || noise(&installation)),
+        every(seconds(b.sweep_every_s), "sweep", &stopping, || sweep(&installation)),
+        every(UPLOADS_EVERY, "abort-uploads", &stopping, || abort_uploads(&installation, b.abort_uploads_days)),
+    );
+}
+
+/// One round after the other, the first after one interval.
+async fn every<F: Future<Output = Result<(), Failure>>>(
+    interval: Duration,
+    task: &'static str,
+    stopping: &Stopping,
+    round: impl Fn() -> F,
+) {
+    let mut stopping = stopping.clone();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            () = stopping.stopped() => return,
+        }
+        let began = std::time::Instant::now();
+        let ended = tokio::select! {
+            ended = round() => ended,
+            () = stopping.stopped() => return,
+        };
+        metrics::histogram!("ringfence_background_seconds", "task" => task).record(began.elapsed().as_secs_f64());
+        let outcome = if ended.is_ok() { "ok" } else { "failed" };
+        metrics::counter!("ringfence_background_rounds", "task" => task, "outcome" => outcome).increment(1);
+        if let Err(failure) = ended {
+            tracing::warn!("{task} will be tried again: {failure}");
+        }
+    }
+}
+
+async fn erase(installation: &Installation) -> Result<(), Failure> {
+    let erased = installation.store().erase_due(READER_GRACE_MS).await;
+    let erased = erased.map_err(|e| crate::installation::cannot("erase what was deleted", e))?;
+    for (site, why) in &erased.failed {
+        tracing::warn!(%site, "what was deleted is not erased yet: {why}");
+    }
+    Ok(())
+}
+
+async fn noise(installation: &Installation) -> Result<(), Failure> {
+    installation.record_noise(false).await;
+    Ok(())
+}
+
+/// A sweep that finds nothing leaves one record of itself.
+async fn sweep(installation: &Installation) -> Result<(), Failure> {
+    let permit = installation.system_permit("sweep", Ask::on_installation("system:Sweep")).await?;
+    let because = installation.log().record(permit).await.map_err(|e| crate::installation::cannot("record", e))?;
+    let heads = Heads { vault: installation.vault().clone(), because };
+    match installation.store().sweep(SweepMode::Erase, SWEEP_GRACE_MS, &heads).await {
+        Ok(report) => {
+            let erased: u64 = report.sites.values().map(|site| site.erased).sum();
+            metrics::counter!("ringfence_orphans_erased").increment(erased);
+            Ok(())
+        }
+        Err(error) => Err(crate::installation::cannot("sweep", error)),
+    }
+}
+
+/// Aborts multipart uploads that nobody completed, in the name of Ringfence.
+async fn abort_uploads(installation: &Installation, days: u32) -> Result<(), Failure> {
+    let now_us = installation.clock().now_us();
+    let before_ms = (now_us / 1000).saturating_sub(u64::from(days) * 24 * 3600 * 1000);
+    let stale = installation.catalog().stale_uploads(before_ms, UPLOADS_AT_ONCE);
+    for upload in stale.map_err(|e| crate::installation::cannot("look for stale uploads", e))? {
+        let Some(bucket) = installation.catalog().bucket(&upload.version.bucket) else { continue };
+        let caller = ringfence_access::caller::system("abort-uploads");
+        let version = &upload.version;
+        let ask = Ask::on_object("system:AbortMultipartUpload", &bucket, &version.key, &version.label);
+        match installation.engine().decide::<Delete>(&caller, ask, installation.clock().now_us()) {
+            Ok(permit) => match installation.store().abort_upload(permit, upload.id).await {
+                Ok(_) => metrics::counter!("ringfence_stale_uploads_aborted").increment(1),
+                Err(error) => return Err(crate::installation::cannot("abort a stale upload", error)),
+            },
+            Err(denial) => {
+                let reason = denial.reason().to_owned();
+                let recorded = installation.log().record(denial).await;
+                drop(recorded.map_err(|e| crate::installation::cannot("record a refusal", e))?);
+                return Err(crate::installation::cannot("abort a stale upload", reason));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,288 @@
+//! The command line: what the operator typed, and which command that is.
+//!
+//! Each command prints a table or a few sentences on a terminal and one JSON
+//! document with `--json` (fields: docs/cli.md). Errors are one line and a next
+//! step. Exit codes stand in [`failure::Kind`].
+
+mod connect;
+mod failure;
+mod offline;
+mod operator;
+mod output;
+mod passphrase;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use failure::{Failure, Kind};
+pub use output::Output;
+
+/// One S3 endpoint over your private sites and public clouds: policy decides
+/// what may ever leave home, keys stay at home, every access is provable.
+#[derive(Parser, Debug)]
+#[command(name = "ringfence", version, arg_required_else_help = true, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Begin:
+  ringfence serve                       start on ./ringfence-data, made at the first start
+  ringfence demo                        upload a folder, see what the cloud sees, try to leak
+Then:
+  ringfence where s3://bucket/key       where an object lies, and why
+  ringfence policy explain REQUEST-ID   why a request was allowed or refused
+  ringfence log verify                  check every record, offline
+
+Exit codes: 0 done; 1 checked and found wrong; 2 wrong usage; 3 wrong configuration;
+4 refused; 5 not possible now, try again; 70 our fault.";
+
+/// What every command takes.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// The data directory.
+    #[arg(long, global = true, env = "RINGFENCE_DATA", default_value = "./ringfence-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Print one JSON document instead of tables.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Start the S3 endpoint on the data directory, which the first start makes.
+    #[command(after_help = "Examples:\n  ringfence serve\n  ringfence serve --data /srv/ringfence --s3 127.0.0.1:9300")]
+    Serve(ServeArgs),
+    /// Where an object lies: label, sites, copies, sealed size, deciding policy.
+    #[command(after_help = "Example:\n  ringfence where s3://invoices/2026/04.pdf")]
+    Where {
+        /// `s3://BUCKET/KEY`
+        #[arg(value_name = "S3-URL")]
+        url: String,
+    },
+    /// Check, test, apply and explain policies.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// List sites, and probe what each can really do.
+    #[command(subcommand)]
+    Site(SiteCommand),
+    /// Read and verify the log.
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// Static access keys of S3 clients.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// The keys that seal data: backup, restore, rotation.
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Tenants: each owns its buckets and sees no others.
+    #[command(subcommand)]
+    Tenant(TenantCommand),
+    /// Check the configuration, or print its JSON schema.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Erase what deletes and overwrites left behind, now.
+    #[command(after_help = "Examples:\n  ringfence sweep --dry-run\n  ringfence sweep")]
+    Sweep {
+        /// Only say what would be erased.
+        #[arg(long)]
+        dry_run: bool,
+        /// Erase again after a recovery, once its dry run was read.
+        #[arg(long, conflicts_with = "dry_run")]
+        confirm_recovered: bool,
+    },
+    /// What runs, how far the log is, what needs attention.
+    Status,
+}
+
+/// `ringfence serve`
+#[derive(Args, Clone, Debug, Default)]
+pub struct ServeArgs {
+    /// Where the S3 endpoint listens [configured: 127.0.0.1:9300].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub s3: Option<SocketAddr>,
+    /// Where health, metrics and the log are served [configured: 127.0.0.1:9301].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub admin: Option<SocketAddr>,
+}
+
+#[derive(Subcommand, Debug)]
+enum PolicyCommand {
+    /// Check a policy file without applying it.
+    #[command(after_help = "Example:\n  ringfence policy check new.cedar")]
+    Check {
+        /// The file; the configured one if left out.
+        file: Option<PathBuf>,
+    },
+    /// Why a request was allowed or refused: the record and the deciding policies.
+    #[command(
+        after_help = "The request id stands in `x-amz-request-id` and in every S3 error.\n\nExample:\n  ringfence policy explain AAAAAAAAAAB2K"
+    )]
+    Explain {
+        /// The request id.
+        request: String,
+    },
+    /// The truth table (label × site), or a file of expectations held against the policies.
+    #[command(
+        after_help = "Examples:\n  ringfence policy test\n  ringfence policy test --policies new.cedar\n  ringfence policy test cases.toml --policies new.cedar"
+    )]
+    Test {
+        /// `[[case]]` tables with what each is expected to be; see docs/operate/policy.md.
+        cases: Option<PathBuf>,
+        /// The policy file; the policies in force if left out.
+        #[arg(long, value_name = "FILE")]
+        policies: Option<PathBuf>,
+    },
+    /// Put a policy file in force; the change is recorded with its diff.
+    #[command(after_help = "Example:\n  ringfence policy apply new.cedar")]
+    Apply {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Print the policies in force and their epoch.
+    Show,
+}
+
+#[derive(Subcommand, Debug)]
+enum SiteCommand {
+    /// The configured sites.
+    List,
+    /// Write, read, list and erase a probe at a site, and print what it can do.
+    #[command(after_help = "Examples:\n  ringfence site check\n  ringfence site check cloud")]
+    Check {
+        /// The site; all if left out.
+        site: Option<String>,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum LogCommand {
+    /// Print records; reading the log is itself recorded.
+    #[command(
+        after_help = "Examples:\n  ringfence log show\n  ringfence log show AAAAAAAAAAB2K\n  ringfence log show --from 100 --limit 20 --json"
+    )]
+    Show {
+        /// Only the record of this request.
+        request: Option<String>,
+        /// First record; the last ones if left out.
+        #[arg(long, conflicts_with = "request")]
+        from: Option<u64>,
+        /// How many at most.
+        #[arg(long, default_value_t = 50)]
+        limit: u64,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum KeyCommand {
+    /// Every access key with its tenant and state.
+    List {
+        /// Only this tenant's.
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// Issue a key and append it to DIR/credentials; the secret is shown once.
+    #[command(after_help = "Example:\n  ringfence key add --tenant default --name backup")]
+    Add {
+        /// Whose.
+        #[arg(long, default_value = "default")]
+        tenant: String,
+        /// Who acts with it; also the profile in DIR/credentials, as TENANT-NAME.
+        #[arg(long)]
+        name: String,
+    },
+    /// Disable a key; takes effect at once.
+    #[command(after_help = "Example:\n  ringfence key disable RFAK3XAMPLE000000000")]
+    Disable {
+        /// The access key id.
+        id: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum KeysCommand {
+    /// Write a sealed backup of the keyring; without it, lost keys are lost data.
+    #[command(
+        after_help = "The passphrase is read from the terminal, or from standard input.\n\nExample:\n  ringfence keys backup /mnt/usb/ringfence-keys.backup"
+    )]
+    Backup {
+        /// The file to write.
+        file: PathBuf,
+    },
+    /// Bring a backup back into a data directory whose keyring is lost; the server must be stopped.
+    #[command(after_help = "Example:\n  ringfence keys restore /mnt/usb/ringfence-keys.backup")]
+    Restore {
+        /// The backup.
+        file: PathBuf,
+    },
+    /// Give a tenant a new key version and re-wrap all its objects.
+    #[command(after_help = "Example:\n  ringfence keys rotate --tenant default")]
+    Rotate {
+        /// Whose; every tenant if left out.
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum TenantCommand {
+    /// Make a tenant with a first key, appended to DIR/credentials as its profile.
+    #[command(after_help = "Example:\n  ringfence tenant add accounting")]
+    Add {
+        /// 1–63 of a-z, 0-9 and -.
+        name: String,
+    },
+    /// Every tenant.
+    List,
+}
+
+#[derive(Subcommand, Debug)]
+enum ConfigCommand {
+    /// Check a configuration: file, line, what is wrong, what would be right.
+    Check {
+        /// The file; DIR/ringfence.toml if left out.
+        file: Option<PathBuf>,
+    },
+    /// Print the JSON schema of the configuration.
+    Schema,
+}
+
+/// Parses the command line, runs the command, prints, and says how it ended.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.common.json);
+    match dispatch(cli, &output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(failure.kind.code())
+        }
+    }
+}
+
+fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
+    let common = cli.common;
+    match cli.command {
+        Command::Serve(arguments) => crate::serve::run(&common, &arguments, output),
+        Command::Keys(KeysCommand::Restore { file }) => offline::keys_restore(&common, &file, output),
+        Command::Config(ConfigCommand::Check { file }) => offline::config_check(&common, file, output),
+        Command::Config(ConfigCommand::Schema) => offline::config_schema(output),
+        administrative => operator::run(&common, administrative, output),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Cli::command().debug_assert();
+    }
+}

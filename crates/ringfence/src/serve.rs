@@ -1,0 +1,129 @@
+//! The life of a server: lock, bind, open, announce, serve, drain.
+//!
+//! 1. The data directory is locked, so that a second instance says so before
+//!    anything else can fail.
+//! 2. Both addresses are bound, so that a taken port leaves no half start.
+//! 3. The installation is opened; `/readyz` answers 503 until it is.
+//! 4. On SIGINT or SIGTERM nothing new is accepted, requests under way have
+//!    [`DRAIN`] to end, then the log and the catalogue are closed.
+//!
+//! A kill at any moment loses nothing that was acknowledged: closing in order
+//! only makes the next start faster.
+
+mod announce;
+mod listen;
+mod stop;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::DumpableBehavior;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::admin::{public, socket};
+use crate::cli::{Common, Failure, Kind, Output, ServeArgs};
+use crate::config::Config;
+use crate::installation::{DataDir, Installation, Options};
+use crate::{background, telemetry};
+
+pub use listen::Peer;
+pub use stop::Stopping;
+
+/// How long requests under way may take to end after a signal.
+const DRAIN: Duration = Duration::from_secs(15);
+
+/// `ringfence serve`
+pub fn run(common: &Common, arguments: &ServeArgs, output: &Output) -> Result<(), Failure> {
+    // Keys live in this process: it leaves no core and nobody may trace it.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|e| Failure::internal(format!("core dumps cannot be turned off: {e}")))?;
+    telemetry::trace();
+    let metrics = telemetry::count()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::internal(format!("no threads to work with: {e}")))?;
+    let done = runtime.block_on(serve(common, arguments, metrics, output));
+    // Blocking reads of a dead site must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    done
+}
+
+async fn serve(
+    common: &Common,
+    arguments: &ServeArgs,
+    metrics: metrics_exporter_prometheus::PrometheusHandle,
+    output: &Output,
+) -> Result<(), Failure> {
+    let mut interrupted = signal(SignalKind::interrupt()).map_err(Failure::internal)?;
+    let mut terminated = signal(SignalKind::terminate()).map_err(Failure::internal)?;
+    let dir = DataDir::take(&common.data)?;
+    let first_start = !dir.path().join(crate::config::FILE).exists();
+    let mut config = Installation::configure(&dir)?;
+    config.listen(arguments.s3, arguments.admin)?;
+
+    let s3 = bind(config.s3.addr, "--s3").await?;
+    let admin = bind(config.admin.addr, "--admin").await?;
+    let (stop, stopping) = stop::channel();
+    let ready = public::Readiness::default();
+    let admin = tokio::spawn(public::serve(admin, metrics.clone(), ready.clone(), stopping.clone()));
+    let upkeep = tokio::spawn(telemetry::upkeep(metrics));
+
+    let options = Options { create: true, ..Options::default() };
+    let installation = Arc::new(Installation::open_in(dir, config, options).await?);
+    let control = socket::bind(installation.dir())?;
+    let control = tokio::spawn(socket::serve(control, installation.clone(), stopping.clone()));
+    let work = tokio::spawn(background::run(installation.clone(), stopping.clone()));
+    let service = hyper::service::service_fn(|_request: http::Request<hyper::body::Incoming>| async {
+        let mut response = http::Response::new(http_body_util::Full::new(bytes::Bytes::from_static(b"starting\n")));
+        *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+        Ok::<_, std::convert::Infallible>(response)
+    });
+    let data = tokio::spawn(listen::serve(s3, service, stopping, DRAIN));
+    ready.now(installation.clone());
+    announce::announce(&installation, first_start, output);
+
+    tokio::select! {
+        _ = interrupted.recv() => {}
+        _ = terminated.recv() => {}
+    }
+    tracing::info!("stopping: nothing new is accepted, requests under way end");
+    ready.not_any_more();
+    stop.now();
+    for (name, task) in [("s3", data), ("administration", control), ("background", work), ("admin", admin)] {
+        if tokio::time::timeout(DRAIN + Duration::from_secs(2), task).await.is_err() {
+            tracing::warn!("{name} did not end in time and was cut");
+        }
+    }
+    upkeep.abort();
+    installation.close().await;
+    let _ = std::fs::remove_file(installation.dir().join(socket::NAME));
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn bind(addr: std::net::SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(addr).await.map_err(|e| {
+        Failure::new(Kind::Unavailable, format!("cannot listen on `{addr}`: {e}"))
+            .next(format!("choose another address with `{flag} ADDR:PORT`"))
+    })
+}
+
+impl Config {
+    /// Addresses given on the command line win; the rules stay.
+    fn listen(&mut self, s3: Option<std::net::SocketAddr>, admin: Option<std::net::SocketAddr>) -> Result<(), Failure> {
+        for (given, configured) in [(s3, &mut self.s3.addr), (admin, &mut self.admin.addr)] {
+            let Some(given) = given else { continue };
+            if !given.ip().is_loopback() {
+                return Err(Failure::new(
+                    Kind::Configuration,
+                    format!("`{given}` can be reached from outside and has no TLS"),
+                )
+                .next("bind 127.0.0.1 and let a TLS-terminating proxy on this machine listen outside"));
+            }
+            *configured = given;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,236 @@
+//! The walls of the house, checked as the compiler and Cargo see them: which
+//! crate may use which, and which sentences must not compile.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace")
+}
+
+/// Every crate with all it may use of ours (ARCHITECTURE.md, "Who may use whom").
+const ARROWS: &[(&str, &[&str])] = &[
+    ("format", &[]),
+    ("db", &[]),
+    ("log", &["format", "db"]),
+    ("access", &["format", "db", "log"]),
+    ("vault", &["format", "db", "log", "access"]),
+    ("store", &["format", "db", "log", "access"]),
+    ("ringfence", &["format", "db", "log", "access", "vault", "store"]),
+];
+
+/// What a crate must never name, and why.
+const NEVER: &[(&str, &[&str], &str)] = &[
+    ("vault", &["opendal", "reqwest", "hyper", "aws-sdk-s3", "tokio"], "code that holds keys cannot name a cloud"),
+    ("store", &["aws-lc-rs", "ring", "argon2", "ringfence-vault"], "code that talks to clouds cannot name a key"),
+    ("format", &["tokio", "rusqlite", "opendal", "hyper"], "a verifier needs no I/O"),
+    ("access", &["opendal", "hyper", "s3s"], "decisions do not depend on a wire"),
+    ("log", &["opendal", "hyper", "s3s", "cedar-policy"], "evidence does not depend on a wire or a policy"),
+];
+
+fn dependencies(name: &str, sections: &[&str]) -> BTreeSet<String> {
+    let file = root().join("crates").join(name).join("Cargo.toml");
+    let manifest: toml::Table = fs::read_to_string(&file).expect("a manifest").parse().expect("TOML");
+    sections
+        .iter()
+        .filter_map(|section| manifest.get(*section).and_then(toml::Value::as_table))
+        .flat_map(|table| table.keys().cloned())
+        .collect()
+}
+
+#[test]
+fn every_arrow_between_crates_points_down() {
+    let found: BTreeSet<String> = fs::read_dir(root().join("crates"))
+        .expect("crates")
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"))
+        .collect();
+    let known: BTreeSet<String> = ARROWS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(found, known, "a new crate is a new trust boundary: write a decision page and add it here");
+    for (name, allowed) in ARROWS {
+        for used in dependencies(name, &["dependencies", "build-dependencies"]) {
+            if let Some(ours) = used.strip_prefix("ringfence-") {
+                assert!(allowed.contains(&ours), "crate `{name}` must not use `{ours}`");
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_and_clouds_do_not_know_each_other() {
+    for (name, banned, why) in NEVER {
+        let used = dependencies(name, &["dependencies", "build-dependencies"]);
+        for banned in *banned {
+            assert!(!used.contains(*banned), "crate `{name}` must not use `{banned}`: {why}");
+        }
+    }
+}
+
+#[test]
+fn the_s3_library_stays_behind_the_wire() {
+    let source = root().join("crates/ringfence/src");
+    for file in rust_files(&source) {
+        let inside = file.strip_prefix(&source).expect("inside");
+        let text = fs::read_to_string(&file).expect("source");
+        if text.contains("s3s::") && !inside.starts_with("s3") && inside != Path::new("s3.rs") {
+            panic!("`{}` names s3s: only s3/ may", inside.display());
+        }
+    }
+}
+
+/// A ```` ```compile_fail,E0000 ```` example in a doc comment.
+struct Example {
+    place: String,
+    code: String,
+    source: String,
+}
+
+#[test]
+fn every_forbidden_sentence_fails_for_its_own_reason() {
+    let examples: Vec<Example> = ARROWS
+        .iter()
+        .flat_map(|(name, _)| rust_files(&root().join("crates").join(name).join("src")))
+        .flat_map(|file| examples_in(&file))
+        .collect();
+    assert!(examples.len() >= 2, "the examples of `Recorded` and `Placement` at least");
+    let libraries = libraries();
+    let scratch = tempfile::tempdir().expect("a directory");
+    check(
+        &libraries,
+        scratch.path(),
+        "pub fn control(n: ringfence_format::record::Seq) -> u64 { n }",
+        &BTreeSet::new(),
+    )
+    .expect("a sentence that is allowed compiles");
+    let wrong: Vec<String> = examples
+        .iter()
+        .filter_map(|example| {
+            let expected = BTreeSet::from([example.code.clone()]);
+            check(&libraries, scratch.path(), &example.source, &expected)
+                .err()
+                .map(|got| format!("{}: expected {}, got {got}", example.place, example.code))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn examples_in(file: &Path) -> Vec<Example> {
+    let text = fs::read_to_string(file).expect("source");
+    let mut found = vec![];
+    let mut open: Option<Example> = None;
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim_start();
+        let Some(doc) = line.strip_prefix("///").or_else(|| line.strip_prefix("//!")) else {
+            open = None;
+            continue;
+        };
+        let doc = doc.strip_prefix(' ').unwrap_or(doc);
+        match &mut open {
+            None => {
+                if let Some(code) = doc.strip_prefix("```compile_fail") {
+                    let place = format!("{}:{}", file.display(), number + 1);
+                    let code = code.trim_start_matches(',').trim().to_owned();
+                    assert!(code.starts_with('E'), "{place}: name the error code, as in `compile_fail,E0451`");
+                    open = Some(Example { place, code, source: String::new() });
+                }
+            }
+            Some(_) if doc.starts_with("```") => found.extend(open.take()),
+            Some(example) => {
+                // `# ` hides a line from readers, not from the compiler.
+                example.source.push_str(doc.strip_prefix("# ").unwrap_or(doc));
+                example.source.push('\n');
+            }
+        }
+    }
+    found
+}
+
+/// The newest build of each of our libraries, beside this very test.
+fn libraries() -> BTreeMap<String, PathBuf> {
+    let deps = std::env::current_exe().expect("a path").parent().expect("deps").to_owned();
+    let mut newest: BTreeMap<String, (std::time::SystemTime, PathBuf)> = BTreeMap::new();
+    for entry in fs::read_dir(deps).expect("deps") {
+        let path = entry.expect("an entry").path();
+        let Some(file) = path.file_name().and_then(|n| n.to_str()) else { continue };
+        let Some(name) = file.strip_prefix("lib").and_then(|n| n.strip_suffix(".rlib")) else { continue };
+        let Some((name, _hash)) = name.rsplit_once('-').filter(|(n, _)| n.starts_with("ringfence_")) else { continue };
+        let built = path.metadata().and_then(|m| m.modified()).expect("a time");
+        if newest.get(name).is_none_or(|(when, _)| *when < built) {
+            newest.insert(name.to_owned(), (built, path));
+        }
+    }
+    newest.into_iter().map(|(name, (_, path))| (name, path)).collect()
+}
+
+/// Compiles `source`; `Err` says which error codes came instead of `expected`.
+fn check(
+    libraries: &BTreeMap<String, PathBuf>,
+    scratch: &Path,
+    source: &str,
+    expected: &BTreeSet<String>,
+) -> Result<(), String> {
+    let file = scratch.join("example.rs");
+    fs::write(&file, format!("#![allow(unused)]\n{source}")).expect("written");
+    let deps = std::env::current_exe().expect("a path").parent().expect("deps").to_owned();
+    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    rustc.args(["--edition", "2024", "--crate-type", "lib", "--emit", "metadata", "--error-format", "json"]);
+    rustc.arg("-L").arg(format!("dependency={}", deps.display())).arg("--out-dir").arg(scratch).arg(&file);
+    for (name, path) in libraries {
+        rustc.arg("--extern").arg(format!("{name}={}", path.display()));
+    }
+    let output = rustc.output().expect("rustc runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let got: BTreeSet<String> = stderr
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["level"] == "error")
+        .filter_map(|message| message["code"]["code"].as_str().map(str::to_owned))
+        .collect();
+    if got == *expected && output.status.success() == expected.is_empty() {
+        return Ok(());
+    }
+    Err(format!("{got:?}\n{source}\n{stderr}"))
+}
+
+#[test]
+fn every_test_that_architecture_names_exists() {
+    let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    let named: BTreeSet<&str> =
+        architecture.split('`').skip(1).step_by(2).filter(|word| word.starts_with("invariant_")).collect();
+    assert!(named.len() >= 6, "each invariant names the test that attacks it: {named:?}");
+    let mut sources = String::new();
+    for folder in ["crates", "sim", "tests"] {
+        for file in files(&root().join(folder)) {
+            if file.extension().is_some_and(|e| e == "rs" || e == "py") {
+                sources.push_str(&fs::read_to_string(&file).unwrap_or_default());
+            }
+        }
+    }
+    for name in named {
+        let there = [format!("fn {name}("), format!("def test_{name}("), format!("def {name}(")];
+        assert!(there.iter().any(|form| sources.contains(form)), "ARCHITECTURE.md names `{name}`, which no test is");
+    }
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    files(folder).into_iter().filter(|f| f.extension().is_some_and(|e| e == "rs")).collect()
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return vec![] };
+    let mut found = vec![];
+    for entry in entries {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        if path.is_dir() {
+            if !matches!(name, "target" | "node_modules" | "__pycache__") {
+                found.extend(files(&path));
+            }
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
