@@ -103,3 +103,58 @@ fn a_case_that_would_prove_nothing_is_an_error() {
         assert!(error.to_string().contains(expect), "{text}\nsays: {error}");
     }
 }
+
+// ---- docs/operate/policy.md ---------------------------------------------
+
+fn handbook() -> String {
+    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operate/policy.md"))
+}
+
+fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("```{language}\n");
+    page.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect()
+}
+
+#[test]
+fn what_the_handbook_shows_is_valid() {
+    let page = handbook();
+    let cedar = blocks(&page, "cedar");
+    assert_eq!(cedar.len(), 1);
+    set_of("the handbook", cedar[0]);
+    let backups = r#"@id("backups-only-add") forbid (principal, action == Action::"Delete", resource)
+        when { principal.name like "backup-*" };"#;
+    for cases in blocks(&page, "toml") {
+        let report = run_cases(cases, &set_of("the handbook", &format!("{}{backups}", cedar[0]))).expect("it runs");
+        assert_eq!(report.failed(), 0, "{report:#?}");
+    }
+}
+
+/// Each example in the handbook's tables of what policies can ask.
+#[test]
+fn every_condition_the_handbook_names_is_valid() {
+    let page = handbook();
+    let (placing, acting) = page.split_once("## Who may do what").expect("both sections");
+    let mut seen = 0;
+    for (section, action) in [(placing, "Place"), (acting, "Read")] {
+        let rows = section.lines().filter(|line| line.starts_with("| `") && line.matches(" | ").count() == 2);
+        for example in
+            rows.filter_map(|row| row.rsplit(" | ").next()).flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        {
+            let is_condition = ["==", " in ", " like ", ".contains(", ".isInRange(", "unless", " has "];
+            if !is_condition.iter().any(|mark| example.contains(mark)) {
+                continue;
+            }
+            let condition = match example.strip_prefix("unless") {
+                Some(_) => example.to_owned(),
+                None if example.starts_with("context.source") => format!("when {{ context has source && {example} }}"),
+                None => format!("when {{ {example} }}"),
+            };
+            let resource = if example.contains("resource.key") { "resource is Object" } else { "resource" };
+            let policy =
+                format!("@id(\"x\") forbid (principal, action == Action::\"{action}\", {resource}) {condition};");
+            set_of(example, &policy);
+            seen += 1;
+        }
+    }
+    assert!(seen >= 14, "only {seen} examples were found");
+}
