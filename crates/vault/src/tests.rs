@@ -498,6 +498,61 @@ fn a_damaged_backup_is_told_from_a_wrong_passphrase() {
     assert!(restore(&good).is_none());
 }
 
+/// Keyrings and a backup that a second implementation wrote from
+/// docs/formats/keyring.md.
+mod written_elsewhere {
+    use super::*;
+
+    fn testdata(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
+    }
+
+    fn expected(name: &str) -> Vec<u8> {
+        let text = fs::read_to_string(testdata("expected.txt")).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap();
+        let digits = line.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+        digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
+    }
+
+    fn check(vault: &Vault) {
+        assert_eq!(ringfence_log::SignCheckpoint::public_key(&*vault.evidence()).to_vec(), expected("log_public_key"));
+        assert_eq!(ringfence_log::SignCheckpoint::name(&*vault.evidence()), LOG);
+        assert_eq!(vault.named_secret("site/cloud").unwrap().expose_secret(), "credential");
+        let id = KeyId::parse("AKEXAMPLE0123456").unwrap();
+        let secret = vault.secret_for(&realm(), &tenant("acme"), &id, &expected("access_key_secret")).unwrap();
+        assert_eq!(secret.expose_secret(), "s3cret");
+        let version = VersionUid(expected("version").try_into().unwrap());
+        let acme = Arc::new(ObjectVersion { version, ..object("acme", 0) });
+        let wrapped_dek = expected("wrapped_dek").try_into().unwrap();
+        let key = vault.data_key(&acme, &HeadInfo { seq: 1, kek: 2, wrapped_dek }).unwrap();
+        assert_eq!(key.expose().to_vec(), expected("dek"));
+        let kek = vault.current_kek(&realm(), &tenant("acme")).unwrap();
+        assert_eq!((kek.version, kek.id.0.to_vec()), (2, expected("kek_id")));
+        vault.rotate(&realm(), &tenant("acme")).unwrap();
+    }
+
+    #[test]
+    fn their_keyring_opens() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = dir.path().join(crate::KEYS_DIR);
+        fs::create_dir(&keys).unwrap();
+        for name in ["development.key", "installation.keyring", "realm-main.keyring"] {
+            fs::copy(testdata("keys").join(name), keys.join(name)).unwrap();
+            fs::set_permissions(keys.join(name), fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        check(&Vault::open(dir.path(), &development(dir.path())).unwrap());
+        let ours = Vault::open(dir.path(), &development(dir.path())).unwrap();
+        assert_eq!(ours.kek_versions(&realm(), &tenant("acme")).unwrap().all, [1, 2, 3], "after a rotation of ours");
+    }
+
+    #[test]
+    fn their_backup_restores() {
+        let dir = tempfile::tempdir().unwrap();
+        let right = passphrase("a passphrase for the safe");
+        check(&Vault::restore(&testdata("backup"), right, dir.path(), &development(dir.path())).unwrap());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
