@@ -119,7 +119,9 @@ async fn expect(site: &Site, told: &Told, when: &str) {
         let here = listed.iter().any(|e| e.name == *name && e.at == *at && e.len == bytes.len() as u64);
         assert!(here, "{when}: `{name}` is not listed");
     }
-    let back: Vec<_> = listed.iter().filter(|e| told.erased.contains_key(&e.name)).map(|e| &e.name).collect();
+    // A compaction that was cut short leaves second copies at other places;
+    // they are listed there, and sweep erases them like any orphan.
+    let back: Vec<_> = listed.iter().filter(|e| told.erased.get(&e.name) == Some(&e.at)).collect();
     assert!(back.is_empty(), "{when}: erased and listed: {back:?}");
 }
 

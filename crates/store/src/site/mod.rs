@@ -325,7 +325,9 @@ impl Site {
     /// removed. `None` if there is no such pack or it is still written to.
     ///
     /// Order: compact → record the new addresses in the catalogue →
-    /// [`remove_pack`](Self::remove_pack). A crash leaves orphans, never a loss.
+    /// [`remove_pack`](Self::remove_pack). What was erased meanwhile must be
+    /// erased at [`Moved::to`] as well. A crash leaves second copies, never a
+    /// loss: they are listed at an address that the catalogue does not have.
     pub async fn compact(
         &self,
         pack: u32,

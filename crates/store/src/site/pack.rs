@@ -631,7 +631,7 @@ impl Shared {
     fn erase(&self, entries: &[(String, PackAddr)]) -> Result<(), SiteError> {
         let mut touched: BTreeMap<u32, Arc<dyn DiskFile>> = BTreeMap::new();
         for (name, at) in entries {
-            let Some((file, start, live)) = self.find(name, *at)? else { continue };
+            let Some(Place { file, start, live }) = self.find(name, *at)? else { continue };
             // The mark first: a crash between the two leaves an entry that is
             // gone, never one that is live with zeros for bytes.
             file.write_at(start, ERASED).map_err(|e| self.io(&e))?;
@@ -646,7 +646,7 @@ impl Shared {
 
     /// Where the entry begins and whether it lives; `None` if `name` never lay
     /// there, or its pack is gone.
-    fn find(&self, name: &str, at: PackAddr) -> Result<Option<(Arc<dyn DiskFile>, u64, bool)>, SiteError> {
+    fn find(&self, name: &str, at: PackAddr) -> Result<Option<Place>, SiteError> {
         let file = match self.file(at.pack) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file.map_err(|e| self.io(&e))?,
@@ -657,7 +657,7 @@ impl Shared {
         let got = file.read_at(start, &mut head).map_err(|e| self.io(&e))?;
         let entry = Entry::parse(&head[..got]).filter(|e| e.payload_len == at.len);
         let ours = got == before && &head[ENTRY_BYTES..] == name.as_bytes();
-        Ok(entry.filter(|_| ours).map(|entry| (file, start, entry.live)))
+        Ok(entry.filter(|_| ours).map(|entry| Place { file, start, live: entry.live }))
     }
 
     /// A pack that was not counted yet will be counted by scanning.
@@ -677,6 +677,13 @@ impl Shared {
             Err(e) => Err(self.io(&e)),
         }
     }
+}
+
+/// Where an entry begins, and whether it lives.
+struct Place {
+    file: Arc<dyn DiskFile>,
+    start: u64,
+    live: bool,
 }
 
 /// What one read of an entry needs, and what must be true of it.

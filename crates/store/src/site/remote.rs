@@ -196,8 +196,8 @@ impl RemoteSite {
         match error.kind() {
             ErrorKind::NotFound => SiteError::not_found(site, name),
             ErrorKind::RangeNotSatisfied => SiteError::corrupt(site, name, "shorter than what was stored"),
-            ErrorKind::Unexpected if means_short(error.message(), &text) => {
-                SiteError::corrupt(site, name, "shorter than what was stored")
+            ErrorKind::Unexpected if means_another_length(error.message(), &text) => {
+                SiteError::corrupt(site, name, "not as long as what was stored")
             }
             ErrorKind::PermissionDenied => SiteError::refused(site, "permission denied"),
             ErrorKind::ConfigInvalid => SiteError::config(site, error.message()),
@@ -213,8 +213,8 @@ impl RemoteSite {
 /// Whether an answer was complete by its own account and yet not the range
 /// that was asked for; a connection that was cut says something else. The
 /// library has no kind for it, so its words are pinned with its version.
-fn means_short(message: &str, text: &str) -> bool {
-    message == "reader got too little data"
+fn means_another_length(message: &str, text: &str) -> bool {
+    matches!(message, "reader got too little data" | "reader got too much data")
         || message.starts_with("header content range is invalid")
         || text.contains("status: 416")
 }
