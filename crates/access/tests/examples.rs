@@ -97,6 +97,12 @@ fn a_case_that_would_prove_nothing_is_an_error() {
         ("[[case]]\naction = \"Read\"\nsite = \"cloud\"\nexpect = \"deny\"", "`site` is for `Place`"),
         ("[[case]]\naction = \"Read\"\nkey = \"a\"\nexpect = \"deny\"", "a `key` needs a `bucket`"),
         ("[[case]]\naction = \"Read\"\nexpect = \"deny\"\npolicy = \"gone\"", "no policy is called `gone`"),
+        ("[[case]]\naction = \"Read\"\nexpect = \"deny\"", "nobody can ask this"),
+        ("[[case]]\naction = \"LowerLabel\"\nbucket = \"data\"\nexpect = \"deny\"", "`LowerLabel` needs `from`"),
+        (
+            "[[case]]\naction = \"Administer\"\nactor = \"system\"\nby = \"acme\"\nexpect = \"deny\"",
+            "operator and system act for no tenant",
+        ),
         ("[[case]]\naction = \"Read\"\nactor = \"user\"\nexpect = \"deny\"", "no actor is a `user`"),
     ] {
         let error: CasesError = run_cases(text, &set).expect_err(text);

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Act;
 use super::set::{PolicySet, Verdict};
-use super::world::Asker;
+use super::world::{self, Asker};
 use crate::ask::{Ask, InBucket};
 use crate::caller::PROVIDER;
 
@@ -191,6 +191,9 @@ impl Case {
             (Some(tenant), None, None) => Ask::on_tenant(self.op(act), tenant),
             (None, None, None) => Ask::on_installation(self.op(act)),
         };
+        if self.from.is_some() != (act == Act::LowerLabel) {
+            return Err("`LowerLabel` needs `from`, and nothing else has it".to_owned());
+        }
         if let Some(from) = &self.from {
             ask = ask.lowering_from(from);
         }
@@ -198,13 +201,17 @@ impl Case {
         let someone = Principal::parse("someone").expect("a valid name");
         let principal = self.principal.as_ref().unwrap_or(&someone);
         let realm = Realm::parse("test").expect("a valid name");
-        Ok(set.access(act, Asker { tenant: &by, realm: &realm, principal, actor, ip: self.source }, &ask))
+        let asker = Asker { tenant: &by, realm: &realm, principal, actor, ip: self.source };
+        // What the schema has no room for is refused for that reason alone.
+        world::of_access(set, act, asker, &ask, label).map_err(|why| format!("nobody can ask this: {why}"))?;
+        Ok(set.access(act, asker, &ask))
     }
 
     fn actor(&self) -> Result<(ActorKind, Tenant), String> {
         let provider = || Tenant::parse(PROVIDER).expect("a valid name");
         match self.actor.as_deref() {
             None | Some("static-key") => Ok((ActorKind::StaticKey, self.by.clone().unwrap_or_else(|| self.owner()))),
+            Some("operator" | "system") if self.by.is_some() => Err("operator and system act for no tenant".to_owned()),
             Some("operator") => Ok((ActorKind::Operator, provider())),
             Some("system") => Ok((ActorKind::System, provider())),
             Some(other) => Err(format!("no actor is a `{other}`: use `static-key`, `operator` or `system`")),
