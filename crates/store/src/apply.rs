@@ -209,7 +209,7 @@ impl Tx<'_> {
                 version.key.as_str().as_bytes(),
                 version.uid.as_bytes(),
                 &version.etag,
-                version.created_ms,
+                self.now_ms,
             ),
         )
     }

@@ -263,7 +263,18 @@ impl Catalog {
         })
     }
 
-    /// Sites that hold, or held and may still hold, anything of ours.
+    /// Whether scrub found this copy damaged or gone.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub fn is_bad(&self, uid: &VersionUid, site: &SiteId) -> Result<bool, DbError> {
+        self.read(|db| {
+            db.prepare_cached("SELECT EXISTS(SELECT 1 FROM bad_copy WHERE uid = ?1 AND site = ?2)")?
+                .query_row((uid.as_bytes(), site.as_str()), |row| row.get(0))
+        })
+    }
+
+    /// How many things wait to be erased at a site.
     ///
     /// # Errors
     /// Whatever SQLite says.

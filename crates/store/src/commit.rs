@@ -20,6 +20,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ringfence_access::permit::Denial;
+use ringfence_access::policy::Announces;
 use ringfence_db::DbError;
 use ringfence_db::clock::Clock;
 use ringfence_db::rusqlite::{Connection, TransactionBehavior};
@@ -112,18 +113,18 @@ impl Commit {
     }
 }
 
-impl ringfence_access::policy::Announces for Commit {
+impl std::fmt::Debug for Commit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Commit").field("object", &self.object).field("outcome", &self.outcome).finish()
+    }
+}
+
+impl Announces for Commit {
     fn policy(&self) -> Option<(u64, [u8; 32])> {
         match self.redo() {
             Some(Redo::Policy(epoch, sha256)) => Some((*epoch, *sha256)),
             _ => None,
         }
-    }
-}
-
-impl std::fmt::Debug for Commit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Commit").field("object", &self.object).field("outcome", &self.outcome).finish()
     }
 }
 

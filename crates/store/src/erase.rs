@@ -141,7 +141,8 @@ impl Store {
 
     async fn erase_abandoned(&self, abandoned: &Abandoned) {
         for site in abandoned.sites.iter().filter_map(|id| self.site(id)) {
-            let detached = Detached::aborted(abandoned.id, abandoned.kind, abandoned.chunks, None);
+            let at = abandoned.packed.iter().find(|(id, _)| id == site.id()).map(|(_, at)| *at);
+            let detached = Detached::aborted(abandoned.id, abandoned.kind, abandoned.chunks, at);
             if let Err(error) = self.erase(site, vec![detached]).await {
                 tracing::warn!("{error}; sweep will try again");
             }

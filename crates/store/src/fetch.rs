@@ -19,7 +19,7 @@ use ringfence_format::names::{SiteId, UploadId};
 use ringfence_format::redo::{Copy, PackAddr, Version};
 use tokio::task::JoinHandle;
 
-use crate::site::{Site, SiteError};
+use crate::site::{Site, SiteError, SiteKind};
 use crate::store::Store;
 
 /// Bytes of the first request to a site: small, so that the first byte is early.
@@ -101,7 +101,12 @@ impl Store {
             .filter(|copy| !except.contains(&copy.site))
             .filter_map(|copy| self.site(&copy.site).cloned())
             .collect();
-        sites.sort_by_key(|site| (!matches!(**site, Site::Dir(_)), site.info().kind != crate::site::SiteKind::Private));
+        // Only with a choice is it worth asking what scrub has found.
+        let several = sites.len() > 1;
+        let is_bad = |site: &Site| several && self.catalog().is_bad(&version.uid, site.id()).unwrap_or(false);
+        sites.sort_by_cached_key(|site| {
+            (is_bad(site), !matches!(**site, Site::Dir(_)), site.info().kind != SiteKind::Private)
+        });
         sites.into()
     }
 }

@@ -114,6 +114,18 @@ impl Inventory {
             .collect()
     }
 
+    /// Heads found at a site with ids above `after`, ascending.
+    pub(crate) fn heads(&self, site: &SiteId, after: Option<&UploadId>, max: usize) -> Rows<Vec<Found>> {
+        let after = after.map_or(&[][..], |id| id.as_bytes());
+        self.db
+            .prepare_cached(
+                "SELECT name, kind, id, idx, len, modified, pack, pack_offset, pack_len FROM found
+                 WHERE site = ?1 AND kind = ?2 AND id > ?3 ORDER BY id LIMIT ?4",
+            )?
+            .query_map((site.as_str(), KIND_HEAD, after, max), read_found)?
+            .collect()
+    }
+
     /// Everything that was found at a site, heads first.
     pub(crate) fn each_found(&self, site: &SiteId, mut each: impl FnMut(Found) -> Rows<()>) -> Rows<()> {
         let mut all = self.db.prepare_cached(

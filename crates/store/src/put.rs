@@ -156,8 +156,11 @@ impl Store {
             guard.note(id, KIND_HEAD, &[site.id().clone()], 1);
             self.write_head(site, id, head.clone())
         });
-        let heads: Result<Vec<_>, SiteError> = join_all(writes).await.into_iter().collect();
-        Ok(heads?)
+        let heads = join_all(writes).await;
+        for head in heads.iter().flatten() {
+            guard.stored(head.head, &head.site, head.at);
+        }
+        Ok(heads.into_iter().collect::<Result<_, SiteError>>()?)
     }
 
     async fn write_head(&self, site: &Site, id: UploadId, head: Sealed) -> Result<HeadAt, SiteError> {
@@ -258,7 +261,11 @@ impl PartWriter {
             self.guard.note(self.upload, KIND_CHUNKS, &self.placed.sites, 1);
             let name = chunk_name(&self.store.installation, &self.upload, 0);
             let writes = self.sites.iter().map(|site| site.put(&name, chunk.clone()));
-            acknowledged(&self.sites, join_all(writes).await)?
+            let stored = join_all(writes).await;
+            for (site, stored) in self.sites.iter().zip(&stored) {
+                self.guard.stored(self.upload, site.id(), stored.as_ref().ok().and_then(|stored| stored.at));
+            }
+            acknowledged(&self.sites, stored)?
         } else {
             self.land().await?;
             self.sites.iter().map(|site| (site.id().clone(), None)).collect()
@@ -302,7 +309,14 @@ impl PartWriter {
         });
         let mut at = Vec::new();
         let mut heads = Vec::new();
-        for ((site, id), stored) in self.sites.iter().zip(&ids).zip(join_all(writes).await) {
+        let stored = join_all(writes).await;
+        for ((site, id), stored) in self.sites.iter().zip(&ids).zip(&stored) {
+            if let Ok([chunk, head]) = stored.as_deref() {
+                self.guard.stored(self.upload, site.id(), chunk.at);
+                self.guard.stored(*id, site.id(), head.at);
+            }
+        }
+        for ((site, id), stored) in self.sites.iter().zip(&ids).zip(stored) {
             let stored = stored?;
             let [chunk, head] = stored.as_slice() else { return Err(PutError::NotThatPart) };
             at.push((site.id().clone(), chunk.at));

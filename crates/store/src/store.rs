@@ -352,6 +352,36 @@ impl Store {
         self.committer.record(change).await
     }
 
+    /// Ends uploads that began more than `age_ms` ago, at most `max` of them;
+    /// answers how many. Each is a record of its own.
+    ///
+    /// # Errors
+    /// As for [`put_version`](Self::put_version).
+    pub async fn abort_stale_uploads(&self, age_ms: u64, max: usize) -> Result<u64, CommitError> {
+        let before = self.now_ms().saturating_sub(age_ms);
+        let mut aborted = 0;
+        for upload in self.catalog().stale_uploads(before, max)? {
+            let why = format!("began at {} ms and was never completed", upload.version.created_ms);
+            match self.submit(Act::AbortUpload(Held::system("system:AbortStaleUpload", Some(why)), upload.id)).await {
+                Ok(_on_record) => aborted += 1,
+                // It ended meanwhile.
+                Err(CommitError::Conflict(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(aborted)
+    }
+
+    /// Forgets what uploads became more than `age_ms` ago: until then,
+    /// completing again answers the same.
+    ///
+    /// # Errors
+    /// Whatever the catalogue's file says.
+    pub async fn forget_completed(&self, age_ms: u64) -> Result<(), CommitError> {
+        let before = self.now_ms().saturating_sub(age_ms);
+        self.chore(move |db| db.execute("DELETE FROM completed WHERE at_ms < ?1", [before]).map(drop)).await
+    }
+
     /// Notes where a compaction moved chunks and heads.
     pub(crate) async fn moved(&self, moved: Vec<Rehead>) -> Result<Recorded<Commit>, CommitError> {
         self.submit(Act::Moved(Held::system("system:Compact", None), moved)).await
@@ -399,6 +429,9 @@ mod tests {
         fn send<T: Send>(_: T) {}
         send(store.sweep(crate::SweepMode::DryRun, 0, heads));
         send(store.erase_due(0));
+        send(store.check());
+        send(store.compact());
+        send(store.abort_stale_uploads(0, 1));
         send(store.put_version(Authority::anew(|_| unreachable!("never called")), put));
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ringfence_db::clock::Clock;
 use ringfence_format::names::{SiteId, UploadId};
+use ringfence_format::redo::PackAddr;
 
 /// An attempt that came to nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(crate) struct Abandoned {
     pub(crate) sites: Vec<SiteId>,
     /// Chunks that may have been written.
     pub(crate) chunks: u32,
+    /// Where it was packed: packed things are not found by name.
+    pub(crate) packed: Vec<(SiteId, PackAddr)>,
     /// When it was given up, milliseconds since the epoch.
     pub(crate) since_ms: u64,
 }
@@ -73,7 +76,14 @@ impl Unclaimed {
             noted.chunks = noted.chunks.max(chunks);
             return;
         }
-        self.left.push(Abandoned { id, kind, sites: sites.to_vec(), chunks, since_ms: 0 });
+        self.left.push(Abandoned { id, kind, sites: sites.to_vec(), chunks, packed: Vec::new(), since_ms: 0 });
+    }
+
+    /// Notes where a site says it has put it.
+    pub(crate) fn stored(&mut self, id: UploadId, site: &SiteId, at: Option<PackAddr>) {
+        if let (Some(at), Some(noted)) = (at, self.left.iter_mut().find(|a| a.id == id)) {
+            noted.packed.push((site.clone(), at));
+        }
     }
 
     /// Both guards in one.
