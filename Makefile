@@ -75,6 +75,9 @@ black-box: .venv/ready
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 
+.PHONY: test-services
+test-services: .venv/ready node-ready ## Install the servers that tests talk to
+
 # The Azure emulator of the site contract tests.
 .PHONY: node-ready
 node-ready: tests/services/node_modules/.ready
