@@ -175,38 +175,43 @@ impl DataKey {
         &self.key
     }
 
-    /// The key of the sealed manifest: HKDF-Expand-SHA384(DEK, "manifest").
+    /// The key of the sealed manifest: HKDF-Expand-SHA512(DEK, "manifest").
     pub(crate) fn manifest_key(&self) -> Zeroizing<[u8; 32]> {
         self.derive(&[b"manifest"])
     }
 
-    /// The FLOE message of a part. Its key is HKDF-Expand-SHA384(DEK,
-    /// "part" ‖ part id), its IV HKDF-Expand-SHA384(DEK, "part iv" ‖ part id):
-    /// a part id is drawn anew for each message, so neither is ever used
-    /// twice, and a range in the middle of a part opens without first fetching
-    /// the header from the beginning.
-    fn message(&self, part: &PartId) -> Message {
-        let key = self.derive(&[b"part", part.as_bytes()]);
-        let iv = self.derive(&[b"part iv", part.as_bytes()]);
-        Message::new(Params::RINGFENCE, &key, &part_aad(&self.object, part), *iv)
+    /// Key and IV of a part's FLOE message, in this order:
+    /// HKDF-Expand-SHA512(DEK, "part" ‖ part id). A part id is drawn anew for
+    /// each message, so neither is ever used twice; and since the IV need not
+    /// be read back, a range in the middle of a part opens without first
+    /// fetching the header from its beginning.
+    fn part_key(&self, part: &PartId) -> Zeroizing<[u8; 64]> {
+        self.derive(&[b"part", part.as_bytes()])
     }
 
-    fn derive(&self, info: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+    fn message(&self, part: &PartId) -> Message {
+        let derived = self.part_key(part);
+        let (key, iv) = derived.split_first_chunk::<32>().expect("64 bytes hold a key");
+        let iv = *iv.first_chunk().expect("64 bytes hold a key and an IV");
+        Message::new(Params::RINGFENCE, key, &part_aad(&self.object, part), iv)
+    }
+
+    fn derive<const N: usize>(&self, info: &[&[u8]]) -> Zeroizing<[u8; N]> {
         use aws_lc_rs::hkdf;
-        let mut out = Zeroizing::new([0; 32]);
-        hkdf::Prk::new_less_safe(hkdf::HKDF_SHA384, &*self.key)
-            .expand(info, Length32)
+        let mut out = Zeroizing::new([0; N]);
+        hkdf::Prk::new_less_safe(hkdf::HKDF_SHA512, &*self.key)
+            .expand(info, Length(N))
             .and_then(|okm| okm.fill(&mut *out))
-            .expect("32 bytes are within HKDF's limit");
+            .expect("at most 64 bytes are asked for");
         out
     }
 }
 
-struct Length32;
+struct Length(usize);
 
-impl aws_lc_rs::hkdf::KeyType for Length32 {
+impl aws_lc_rs::hkdf::KeyType for Length {
     fn len(&self) -> usize {
-        32
+        self.0
     }
 }
 
@@ -505,8 +510,9 @@ pub fn open_part(key: &DataKey, part: &Part, message: &[u8]) -> Result<Zeroizing
         return Err(EnvelopeError::Truncated { missing });
     }
     let aad = part_aad(&key.object, &part.id);
-    let part_key = key.derive(&[b"part", part.id.as_bytes()]);
-    let plain = floe::open(Params::RINGFENCE, &part_key, &aad, message)?;
+    let derived = key.part_key(&part.id);
+    let part_key = derived.first_chunk().expect("64 bytes hold a key");
+    let plain = floe::open(Params::RINGFENCE, part_key, &aad, message)?;
     if plain.len() as u64 != part.plain_len {
         return Err(EnvelopeError::TooLong);
     }

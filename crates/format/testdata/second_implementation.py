@@ -48,8 +48,8 @@ def floe_kdf(key, iv, aad, purpose, length):
 
 def seal_part(dek, obj, part, segment_ivs, plain):
     realm, tenant, bucket, version = obj
-    key = expand(dek, b"part" + part, 32, hashlib.sha384)
-    iv = expand(dek, b"part iv" + part, 32, hashlib.sha384)
+    derived = expand(dek, b"part" + part, 64, hashlib.sha512)
+    key, iv = derived[:32], derived[32:]
     aad = b"\0" + lp(realm) + lp(tenant) + bucket + version + part
     params, tag = floe_kdf(key, iv, aad, b"HEADER_TAG:", 32)
     _, message_key = floe_kdf(key, iv, aad, b"MESSAGE_KEY:", 48)
@@ -73,7 +73,7 @@ def seal_head(dek, obj, kek_id, seq, wrapped_dek, manifest, salt):
     realm, tenant, _, version = obj
     clear = b"RFhead\r\n" + b"\0" + kek_id + version + seq.to_bytes(8, "big") + wrapped_dek
     manifest += bytes(-len(manifest) % 256)
-    key = expand(dek, b"manifest", 32, hashlib.sha384)
+    key = expand(dek, b"manifest", 32, hashlib.sha512)
     return clear + wrap(key, b"manifest", [realm, tenant, clear], salt, manifest)
 
 
