@@ -5,7 +5,7 @@
 //! decide `Administer` → record → act (ruling 27).
 
 pub mod call;
-pub mod data;
+mod data;
 pub mod handle;
 mod keys;
 mod logs;

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use ringfence_access::Ask;
 use ringfence_access::permit::Delete;
-use ringfence_store::SweepMode;
+use ringfence_store::{ScrubOptions, ScrubReport, SweepMode};
 
-use crate::admin::data::Heads;
 use crate::cli::Failure;
 use crate::installation::{Installation, SWEEP_GRACE_MS};
 use crate::serve::Stopping;
+use crate::upkeep::{Scrubber, Upkeep};
 
 /// Between two erasures of what deletes and overwrites put aside.
 const ERASE_EVERY: Duration = Duration::from_secs(2);
@@ -21,6 +21,8 @@ const ERASE_EVERY: Duration = Duration::from_secs(2);
 const READER_GRACE_MS: u64 = 10_000;
 /// Between two looks at minutes of refused requests.
 const NOISE_EVERY: Duration = Duration::from_secs(20);
+/// Between two looks for packs that are mostly erased.
+const COMPACT_EVERY: Duration = Duration::from_secs(300);
 /// Between two looks for stale uploads.
 const UPLOADS_EVERY: Duration = Duration::from_secs(600);
 /// Stale uploads aborted in one round.
@@ -34,6 +36,8 @@ pub async fn run(installation: Arc<Installation>, stopping: Stopping) {
         every(ERASE_EVERY, "erase", &stopping, || erase(&installation)),
         every(NOISE_EVERY, "noise", &stopping, || noise(&installation)),
         every(seconds(b.sweep_every_s), "sweep", &stopping, || sweep(&installation)),
+        every(seconds(b.scrub_every_s), "scrub", &stopping, || scrub(&installation, b.scrub_mib_per_s)),
+        every(COMPACT_EVERY, "compact", &stopping, || compact(&installation)),
         every(UPLOADS_EVERY, "abort-uploads", &stopping, || abort_uploads(&installation, b.abort_uploads_days)),
     );
 }
@@ -83,7 +87,7 @@ async fn noise(installation: &Installation) -> Result<(), Failure> {
 async fn sweep(installation: &Installation) -> Result<(), Failure> {
     let permit = installation.system_permit("sweep", Ask::on_installation("system:Sweep")).await?;
     let because = installation.log().record(permit).await.map_err(|e| crate::installation::cannot("record", e))?;
-    let heads = Heads { vault: installation.vault().clone(), because };
+    let heads = Upkeep { vault: installation.vault().clone(), because };
     match installation.store().sweep(SweepMode::Erase, SWEEP_GRACE_MS, &heads).await {
         Ok(report) => {
             let erased: u64 = report.sites.values().map(|site| site.erased).sum();
@@ -92,6 +96,34 @@ async fn sweep(installation: &Installation) -> Result<(), Failure> {
         }
         Err(error) => Err(crate::installation::cannot("sweep", error)),
     }
+}
+
+/// Reads every copy at a bounded rate. A bad copy is marked, so that reads try
+/// the others first, counted and told.
+async fn scrub(installation: &Installation, mib_per_s: u64) -> Result<(), Failure> {
+    let permit = installation.system_permit("scrub", Ask::on_installation("system:Scrub")).await?;
+    let because = installation.log().record(permit).await.map_err(|e| crate::installation::cannot("record", e))?;
+    let upkeep = Upkeep { vault: installation.vault().clone(), because };
+    let scrubber = Scrubber { upkeep, store: installation.store().clone() };
+    let options = ScrubOptions { bytes_per_s: mib_per_s.saturating_mul(1024 * 1024), ..ScrubOptions::default() };
+    let watched = |so_far: &ScrubReport| metrics::gauge!("ringfence_scrub_versions").set(so_far.versions as f64);
+    let report = installation.store().scrub(options, &scrubber, watched).await;
+    let report = report.map_err(|e| crate::installation::cannot("scrub", e))?;
+    metrics::gauge!("ringfence_scrub_bad_copies").set(report.bad.len() as f64);
+    if !report.bad.is_empty() {
+        tracing::error!("{} copies are not what was written: run `ringfence scrub`", report.bad.len());
+    }
+    Ok(())
+}
+
+async fn compact(installation: &Installation) -> Result<(), Failure> {
+    let report = installation.store().compact().await;
+    let report = report.map_err(|e| crate::installation::cannot("compact packs", e))?;
+    metrics::counter!("ringfence_compacted_bytes").increment(report.bytes);
+    for (site, why) in &report.failed {
+        tracing::warn!(%site, "packs are not compacted yet: {why}");
+    }
+    Ok(())
 }
 
 /// Aborts multipart uploads that nobody completed, in the name of Ringfence.

@@ -75,6 +75,9 @@ enum Command {
     /// Read and verify the log.
     #[command(subcommand)]
     Log(LogCommand),
+    /// Rebuild a lost catalogue from log, sites and keys; the server must be stopped.
+    #[command(after_help = "Example:\n  ringfence recover --data /srv/ringfence")]
+    Recover,
     /// Static access keys of S3 clients.
     #[command(subcommand)]
     Key(KeyCommand),
@@ -87,6 +90,8 @@ enum Command {
     /// Check the configuration, or print its JSON schema.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Re-read and check every copy now.
+    Scrub,
     /// Erase what deletes and overwrites left behind, now.
     #[command(after_help = "Examples:\n  ringfence sweep --dry-run\n  ringfence sweep")]
     Sweep {
@@ -163,6 +168,21 @@ enum SiteCommand {
 
 #[derive(Subcommand, Debug)]
 enum LogCommand {
+    /// Verify the whole log offline, with nothing but its public key.
+    #[command(
+        after_help = "Examples:\n  ringfence log verify\n  ringfence log verify --log copy/ --against yesterday.checkpoint"
+    )]
+    Verify {
+        /// A directory with `checkpoint` and `tile/`, such as a copy of DIR/log.
+        #[arg(long, value_name = "DIR")]
+        log: Option<PathBuf>,
+        /// The verifier key file; `log.vkey` in that directory if left out.
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+        /// An earlier checkpoint: the log must be a continuation of it.
+        #[arg(long, value_name = "CHECKPOINT")]
+        against: Option<PathBuf>,
+    },
     /// Print records; reading the log is itself recorded.
     #[command(
         after_help = "Examples:\n  ringfence log show\n  ringfence log show AAAAAAAAAAB2K\n  ringfence log show --from 100 --limit 20 --json"
@@ -270,6 +290,10 @@ fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
     let common = cli.common;
     match cli.command {
         Command::Serve(arguments) => crate::serve::run(&common, &arguments, output),
+        Command::Log(LogCommand::Verify { log, key, against }) => {
+            offline::log_verify(&common, log, key, against, output)
+        }
+        Command::Recover => offline::recover(&common, output),
         Command::Keys(KeysCommand::Restore { file }) => offline::keys_restore(&common, &file, output),
         Command::Config(ConfigCommand::Check { file }) => offline::config_check(&common, file, output),
         Command::Config(ConfigCommand::Schema) => offline::config_schema(output),

@@ -274,6 +274,8 @@ pub struct Background {
     pub sweep_every_s: u64,
     /// Seconds between two checks of all copies.
     pub scrub_every_s: u64,
+    /// Ciphertext that such a check reads, in MiB per second; 0 for no limit.
+    pub scrub_mib_per_s: u64,
     /// Days after which a multipart upload that nobody completed is aborted.
     pub abort_uploads_days: u32,
 }
@@ -311,7 +313,7 @@ impl Default for Policy {
 }
 impl Default for Background {
     fn default() -> Self {
-        Self { sweep_every_s: 60, scrub_every_s: 7 * 24 * 3600, abort_uploads_days: 7 }
+        Self { sweep_every_s: 60, scrub_every_s: 7 * 24 * 3600, scrub_mib_per_s: 50, abort_uploads_days: 7 }
     }
 }
 fn default_realm() -> Realm {

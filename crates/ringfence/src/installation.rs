@@ -11,9 +11,10 @@
 mod credentials;
 mod lock;
 mod policies;
+mod recovery;
 mod sites;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use ringfence_access::keys::KeyEntry;
@@ -38,6 +39,7 @@ use crate::config::{self, Config};
 pub use credentials::{CredentialsFile, NewKey};
 pub use lock::DataDir;
 pub use policies::{IN_FORCE, keep_policies, read_set};
+pub use recovery::recover;
 
 /// The tenant that the first start makes.
 pub const FIRST_TENANT: &str = "default";
@@ -122,6 +124,7 @@ impl Installation {
         let id = installation_id(&vault)?;
         let log = Arc::new(open_log(&path, &config, &vault, &clock)?);
         refuse_lost_catalogue(&path, &log)?;
+        recovery::refuse_unfinished(&path)?;
         let sites = sites::open(&path, &config, id)?;
         let parts = Parts { installation: id, log: log.clone(), sites, clock: clock.clone(), random: Arc::new(random) };
         let store = Store::open(&path.join(CATALOG), parts).await.map_err(|e| Failure::new(Kind::Unavailable, e))?;
@@ -187,6 +190,10 @@ impl Installation {
     /// The file of clients' credentials.
     pub fn credentials(&self) -> CredentialsFile {
         CredentialsFile::of(self.dir())
+    }
+    /// Every open site.
+    pub fn sites(&self) -> Vec<Arc<Site>> {
+        self.store.sites().cloned().collect()
     }
     /// Whose chunks these are.
     pub fn id(&self) -> InstallationId {
@@ -262,16 +269,17 @@ impl Installation {
     }
 
     /// Makes the tenant `default` with a key, or completes what a start that
-    /// was cut off had begun.
+    /// was cut off had begun; after a recovery without the log, which knows no
+    /// keys, it gets a new one.
     async fn first_tenant(&self) -> Result<(), Failure> {
         let tenant = Tenant::parse(FIRST_TENANT).expect("a literal that obeys the rule");
-        let others = self.catalog().tenants().iter().any(|t| t.name != tenant);
-        if others {
-            return Ok(());
-        }
-        if self.catalog().tenant(&tenant).is_none() {
-            let permit = self.system_permit("first-start", Ask::on_tenant("system:FirstTenant", &tenant)).await?;
-            self.make_tenant(permit, &tenant).await?;
+        match self.catalog().tenant(&tenant) {
+            Some(_) => {}
+            None if self.catalog().tenants().is_empty() => {
+                let permit = self.system_permit("first-start", Ask::on_tenant("system:FirstTenant", &tenant)).await?;
+                self.make_tenant(permit, &tenant).await?;
+            }
+            None => return Ok(()),
         }
         let permit = self.system_permit("first-start", Ask::on_tenant("system:FirstKey", &tenant)).await?;
         let principal = Principal::parse(FIRST_PRINCIPAL).expect("a literal that obeys the rule");
@@ -457,19 +465,6 @@ fn issues(record: &Record, row: &StaticKeyRow) -> bool {
 fn random(bytes: &mut [u8]) {
     // Without randomness two chunks could get one name: better to stop here.
     aws_lc_rs::rand::fill(bytes).expect("the operating system gives random numbers");
-}
-
-/// The sites of a store, for the crate's own commands.
-impl Installation {
-    /// Every open site.
-    pub fn sites(&self) -> Vec<Arc<Site>> {
-        self.store.sites().cloned().collect()
-    }
-
-    /// The catalogue's file.
-    pub fn catalog_file(dir: &Path) -> PathBuf {
-        dir.join(CATALOG)
-    }
 }
 
 pub(crate) fn cannot(what: &str, error: impl std::fmt::Display) -> Failure {

@@ -8,6 +8,7 @@ mod config;
 mod installation;
 mod serve;
 mod telemetry;
+mod upkeep;
 
 fn main() -> std::process::ExitCode {
     cli::run()

@@ -44,6 +44,8 @@ pub enum Call {
     Where { bucket: String, key: String },
     /// Records.
     LogShow { request: Option<String>, from: Option<u64>, limit: u64 },
+    /// Check every copy.
+    Scrub,
     /// Erase what is gone.
     Sweep { dry_run: bool, confirm_recovered: bool },
 }

@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use ringfence_access::permit::Administer;
 use ringfence_access::{Ask, Permit};
-use ringfence_format::envelope::Fetched;
 use ringfence_format::names::{BucketName, ObjectKey};
 use ringfence_format::redo::{Bucket, LabelSource, Version};
 use ringfence_log::Recorded;
-use ringfence_store::{OpenHead, OpenedHead, SweepError, SweepMode};
-use ringfence_vault::Vault;
+use ringfence_store::{BadCopy, ScrubOptions, SweepError, SweepMode};
 use serde_json::{Value, json};
 
+use super::call::Progress;
 use crate::cli::{Failure, Kind};
 use crate::config::SiteType;
 use crate::installation::{Installation, SWEEP_GRACE_MS};
+use crate::upkeep::{Scrubber, Upkeep};
 
 /// What runs, and what needs attention.
 pub(super) fn status(installation: &Installation) -> Result<Value, Failure> {
@@ -124,23 +124,6 @@ fn find(installation: &Installation, bucket: &str, key: &str) -> Result<(Arc<Buc
     Ok((bucket, version))
 }
 
-/// Opens heads that lie at sites and that the catalogue does not know: the
-/// store cannot name a key, so the vault's opener is handed in with the record
-/// that says why.
-pub struct Heads {
-    /// Whose keys.
-    pub vault: Arc<Vault>,
-    /// The record of the sweep or recovery.
-    pub because: Recorded<Permit<Administer>>,
-}
-
-impl OpenHead for Heads {
-    fn open_head(&self, head: &Fetched) -> Result<OpenedHead, String> {
-        let opened = self.vault.open_head(&self.because, head).map_err(|e| e.to_string())?;
-        Ok(OpenedHead { realm: opened.object.realm, manifest: opened.manifest })
-    }
-}
-
 /// Erases what deletes, overwrites and failed writes left behind.
 pub(super) async fn sweep(
     installation: &Installation,
@@ -152,7 +135,7 @@ pub(super) async fn sweep(
         SweepMode::DryRun => None,
         _ => Some(installation.store().erase_due(0).await.map_err(|e| failed(&e))?),
     };
-    let heads = Heads { vault: installation.vault().clone(), because: receipt };
+    let heads = Upkeep { vault: installation.vault().clone(), because: receipt };
     let report = installation.store().sweep(mode, SWEEP_GRACE_MS, &heads).await.map_err(|e| match e {
         SweepError::NotConfirmed => Failure::new(Kind::Refused, e),
         other => failed(&other),
@@ -169,4 +152,39 @@ pub(super) async fn sweep(
         "held_back": report.held_back,
         "sites": sites.collect::<Vec<_>>(),
     }))
+}
+
+/// Reads and authenticates every copy.
+pub(super) async fn scrub(
+    installation: &Installation,
+    because: Recorded<Permit<Administer>>,
+    progress: &dyn Progress,
+) -> Result<Value, Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::new(Kind::Unavailable, e);
+    let total = installation.catalog().totals().map_err(|e| failed(&e))?.versions;
+    let upkeep = Upkeep { vault: installation.vault().clone(), because };
+    let scrubber = Scrubber { upkeep, store: installation.store().clone() };
+    let report = installation
+        .store()
+        .scrub(ScrubOptions::default(), &scrubber, |so_far| progress.at("versions", so_far.versions, total))
+        .await
+        .map_err(|e| failed(&e))?;
+    Ok(json!({
+        "versions": report.versions,
+        "copies": report.copies,
+        "bytes": report.bytes,
+        "bad": findings(installation, &report.bad),
+        "unchecked": findings(installation, &report.unchecked),
+    }))
+}
+
+fn findings(installation: &Installation, copies: &[BadCopy]) -> Vec<Value> {
+    let bucket = |copy: &BadCopy| {
+        let version = installation.catalog().version(&copy.version).ok().flatten()?;
+        Some(installation.catalog().bucket(&version.bucket)?.name.clone())
+    };
+    let found = copies.iter().map(|copy| {
+        json!({ "site": copy.site, "bucket": bucket(copy), "key": copy.key, "version": copy.version, "why": copy.why })
+    });
+    found.collect()
 }

@@ -58,6 +58,7 @@ async fn after_record(
         Call::Where { bucket, key } => data::whereabouts(installation, &bucket, &key),
         Call::LogShow { request: Some(request), .. } => logs::show_one(installation, &request),
         Call::LogShow { request: None, from, limit } => logs::show(installation, from, limit),
+        Call::Scrub => data::scrub(installation, receipt, progress).await,
         Call::Sweep { dry_run: true, .. } => data::sweep(installation, receipt, SweepMode::DryRun).await,
         Call::Sweep { confirm_recovered: true, .. } => {
             data::sweep(installation, receipt, SweepMode::EraseRecovered).await
@@ -138,6 +139,7 @@ fn ask(installation: &Installation, call: &Call) -> Result<Ask, Failure> {
             });
             detailed(Ask::on_installation("admin:LogShow"), what)
         }
+        Call::Scrub => Ask::on_installation("admin:Scrub"),
         Call::Sweep { dry_run: true, .. } => Ask::on_installation("admin:SweepDryRun"),
         Call::Sweep { .. } => Ask::on_installation("admin:Sweep"),
     })

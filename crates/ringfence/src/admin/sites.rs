@@ -47,7 +47,14 @@ pub(super) async fn check(
     for (done, site) in chosen.iter().enumerate() {
         progress.at("sites", done as u64, chosen.len() as u64);
         let report = ringfence_store::site::probe::check(site, installation.id()).await;
-        reports.push(serde_json::to_value(report).map_err(Failure::internal)?);
+        let usable = report.is_usable();
+        let mut row = serde_json::to_value(report).map_err(Failure::internal)?;
+        row["usable"] = usable.into();
+        for step in row["steps"].as_array_mut().into_iter().flatten() {
+            let ms = step["ms"].as_f64().unwrap_or_default();
+            step["ms"] = ((ms * 10.0).round() / 10.0).into();
+        }
+        reports.push(row);
     }
     Ok(json!({ "sites": reports }))
 }

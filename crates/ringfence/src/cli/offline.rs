@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use ringfence_db::disk::RealDisk;
+use ringfence_format::checkpoint::VerifierKey;
+use ringfence_log::fsck;
 use ringfence_vault::{Passphrase, Vault};
 
 use super::{Common, Failure, Kind, Output, passphrase};
@@ -30,6 +33,110 @@ pub fn config_schema(output: &Output) -> Result<(), Failure> {
     let schema = serde_json::to_string_pretty(&Config::schema()).map_err(Failure::internal)?;
     output.line(&schema);
     Ok(())
+}
+
+/// `ringfence log verify`: needs no server, no keys and no records.
+pub fn log_verify(
+    common: &Common,
+    log: Option<PathBuf>,
+    key: Option<PathBuf>,
+    against: Option<PathBuf>,
+    output: &Output,
+) -> Result<(), Failure> {
+    let dir = log.unwrap_or_else(|| common.data.join("log"));
+    let key_file = key.unwrap_or_else(|| dir.join("log.vkey"));
+    let key: VerifierKey = read(&key_file)?
+        .trim_end()
+        .parse()
+        .map_err(|e| Failure::new(Kind::Usage, format!("`{}` is not a verifier key: {e}", key_file.display())))?;
+    let earlier = against.map(|file| read(&file)).transpose()?;
+    let bar = output.progress("entries", 0);
+    let verified = fsck::verify(&RealDisk, &dir, &key, earlier.as_deref(), |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let verified = verified.map_err(|e| {
+        Failure::new(Kind::Wrong, e)
+            .next("keep the directory as it is: compare it with a copy, and with checkpoints kept elsewhere")
+    })?;
+    let report = json!({
+        "verified": true,
+        "origin": key.name(),
+        "size": verified.checkpoint.size,
+        "root": base64::Engine::encode(&base64::engine::general_purpose::STANDARD, verified.checkpoint.root),
+        "entries": verified.entries,
+        "records": verified.records,
+        "erased": verified.erased,
+        "erased_by": verified.erased_by,
+        "trimmed_before": verified.trimmed_before,
+        "beyond_checkpoint": verified.beyond,
+        "extends": verified.extends,
+    });
+    output.answer(&report, |o| {
+        o.say(&format!("{} {} entries, {} erased", o.good("verified:"), verified.entries, verified.erased));
+        o.field("log", key.name());
+        o.field("root", report["root"].as_str().unwrap_or_default());
+        match verified.extends {
+            Some(size) => o.field("continues", &format!("the earlier checkpoint of {size} entries")),
+            None => o.say(&o.dim(
+                "  not compared with an earlier checkpoint: keep this one elsewhere, and give it with --against next time",
+            )),
+        }
+        if verified.trimmed_before > 0 {
+            o.field("trimmed", &format!("records before #{}; their entries are still proved", verified.trimmed_before));
+        }
+        if verified.beyond > 0 {
+            o.field("beyond", &format!("{} records are not under the checkpoint yet", verified.beyond));
+        }
+    });
+    Ok(())
+}
+
+/// `ringfence recover`
+pub fn recover(common: &Common, output: &Output) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::internal(format!("no threads to work with: {e}")))?;
+    let bar = output.progress("versions", 0);
+    let watched = |so_far: &ringfence_store::RecoverReport| bar.set_position(so_far.versions.max(so_far.heads));
+    let report = runtime.block_on(crate::installation::recover(&common.data, watched));
+    bar.finish_and_clear();
+    let report = report?;
+    let document = serde_json::to_value(&report).map_err(Failure::internal)?;
+    output.answer(&document, |o| {
+        let from = if report.from_log { "the log, which is whole" } else { "the sites: the log is not whole" };
+        o.say(&format!("{} versions restored from {from}", report.versions));
+        if report.unconfirmed > 0 {
+            o.say(&format!(
+                "{} of them are unconfirmed: a delete or overwrite that only the lost log knew may be undone",
+                report.unconfirmed
+            ));
+        }
+        for (count, what) in [
+            (report.erased_records, "records were erased; what they changed is not known"),
+            (report.superseded, "older versions of a key were left out"),
+            (report.incomplete, "copies without all their chunks were left out"),
+        ] {
+            if count > 0 {
+                o.say(&format!("{count} {what}"));
+            }
+        }
+        for problem in &report.problems {
+            o.warn(problem);
+        }
+        if !report.from_log {
+            o.say("access keys are not at the sites: issue new ones with `ringfence key add`");
+        }
+        o.say("next: `ringfence serve`; nothing is erased before a `ringfence sweep --dry-run` was read and confirmed");
+    });
+    Ok(())
+}
+
+fn read(file: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(file)
+        .map_err(|e| Failure::new(Kind::Usage, format!("cannot read `{}`: {e}", file.display())))
 }
 
 /// `ringfence keys restore`: into a data directory whose keyring is lost.

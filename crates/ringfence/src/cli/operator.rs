@@ -24,11 +24,14 @@ pub fn run(common: &Common, command: Command, output: &Output) -> Result<(), Fai
         Command::Keys(KeysCommand::Backup { file }) => keys_backup(common, &file, output),
         Command::Keys(KeysCommand::Rotate { tenant }) => keys_rotate(common, tenant, output),
         Command::Tenant(command) => tenant(common, command, output),
+        Command::Scrub => scrub(common, output),
         Command::Sweep { dry_run, confirm_recovered } => sweep(common, dry_run, confirm_recovered, output),
         Command::Status => status(common, output),
-        Command::Serve(_) | Command::Config(_) | Command::Keys(KeysCommand::Restore { .. }) => {
-            unreachable!("these run without the server")
-        }
+        Command::Serve(_)
+        | Command::Recover
+        | Command::Config(_)
+        | Command::Log(LogCommand::Verify { .. })
+        | Command::Keys(KeysCommand::Restore { .. }) => unreachable!("these run without the server"),
     }
 }
 
@@ -408,6 +411,30 @@ fn tenant(common: &Common, command: TenantCommand, output: &Output) -> Result<()
         }
     }
     Ok(())
+}
+
+fn scrub(common: &Common, output: &Output) -> Result<(), Failure> {
+    let done = ask(common, Call::Scrub, output)?;
+    let count = |field: &str| done[field].as_array().map_or(0, Vec::len);
+    let (bad, unchecked) = (count("bad"), count("unchecked"));
+    output.answer(&done, |o| {
+        let bytes = human_bytes(done["bytes"].as_u64().unwrap_or_default());
+        o.say(&format!("{} copies of {} versions checked, {bytes}", done["copies"], done["versions"]));
+        let columns = [("SITE", "site"), ("BUCKET", "bucket"), ("KEY", "key"), ("WHY", "why")];
+        for (what, field, number) in [("not what was written", "bad", bad), ("not checked", "unchecked", unchecked)] {
+            if number > 0 {
+                o.heading(what);
+                o.table(&done[field], &columns);
+            }
+        }
+    });
+    match (bad, unchecked) {
+        (0, 0) => Ok(()),
+        (0, n) => Err(Failure::new(Kind::Unavailable, format!("{n} copies could not be checked"))
+            .next("bring the site back, then run `ringfence scrub` again")),
+        (n, _) => Err(Failure::new(Kind::Wrong, format!("{n} copies are not what was written"))
+            .next("put the object again, or bring the site's data back from its own backup")),
+    }
 }
 
 fn sweep(common: &Common, dry_run: bool, confirm_recovered: bool, output: &Output) -> Result<(), Failure> {

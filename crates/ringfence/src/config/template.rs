@@ -95,5 +95,6 @@ file = "policy.cedar"
 [background]
 sweep_every_s = 60
 scrub_every_s = 604800
+scrub_mib_per_s = 50
 abort_uploads_days = 7
 "#;

@@ -32,10 +32,11 @@ pub struct NewKey {
 }
 
 impl NewKey {
-    /// An unpredictable key: `RF` and 18 letters or digits, secret of 40.
+    /// An unpredictable key: `RF` and 18 letters or digits, and a secret of 40
+    /// that hold 200 bits and no character that a shell or a header minds.
     pub fn random() -> Result<Self, Failure> {
         let id = format!("RF{}", *letters::<18>(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567")?);
-        let secret = letters::<40>(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")?;
+        let secret = letters::<40>(b"abcdefghijkmnpqrstuvwxyz23456789")?;
         Ok(Self { id: KeyId::parse(&id).expect("letters and digits, 20 of them"), secret })
     }
 }

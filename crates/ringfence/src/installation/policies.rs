@@ -44,7 +44,9 @@ pub(super) async fn start(dir: &Path, config: &Config, store: &Store) -> Result<
             let epoch = before.map_or(1, |epoch| epoch + 1);
             let recorded = store.put_policy(None, epoch, set.sha256()).await;
             drop(recorded.map_err(|e| failed(&e))?);
-            tracing::info!(epoch, "policies put in force: they or the configuration changed since the last start");
+            if before.is_some() {
+                tracing::info!(epoch, "policies put in force: they or the configuration changed since the last start");
+            }
             epoch
         }
     };
