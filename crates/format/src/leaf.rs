@@ -364,6 +364,47 @@ mod tests {
     }
 
     #[test]
+    fn the_leaf_is_the_golden_one() {
+        let golden = |name: &str| {
+            let lines = include_str!("../testdata/leaf.txt").lines();
+            let value = lines.filter_map(|line| line.split_once(' ')).find(|(n, _)| *n == name);
+            value.expect("the vector has it").1.to_owned()
+        };
+        let mut key = [0; 32];
+        hex::decode_to_slice(golden("key"), &mut key).unwrap();
+        let seq = golden("seq").parse().unwrap();
+        let core = Core {
+            time_us: 1_795_460_000_000_000,
+            op: Op("s3:GetObject".into()),
+            status: 200,
+            policy_ids: vec!["tenant-reads".into()],
+            policy_epoch: 3,
+            ..Core::default()
+        };
+        let subject = Subject {
+            tenant: "hospital".parse().ok(),
+            principal: "imaging".parse().ok(),
+            actor: crate::record::ActorKind::StaticKey,
+            ..Subject::default()
+        };
+        let resource =
+            Resource { bucket: "studies".parse().ok(), key: "ct/0421.dcm".parse().ok(), ..Resource::default() };
+        let groups = group_bytes(&Record { core, subject, resource, redo: None });
+        let mut commitments = [[0; 32]; 3];
+        for (group, name) in Group::ALL.into_iter().zip(["core", "subject", "resource"]) {
+            let bytes = &groups[group as usize];
+            let salt = salt(&key, &golden("origin"), seq, group);
+            commitments[group as usize] = commit(&salt, bytes);
+            assert_eq!(hex::encode(bytes), golden(&format!("{name}.bytes")));
+            assert_eq!(hex::encode(salt), golden(&format!("{name}.salt")));
+            assert_eq!(hex::encode(commitments[group as usize]), golden(&format!("{name}.commitment")));
+        }
+        let entry = access_entry(&commitments);
+        assert_eq!(hex::encode(entry), golden("entry"));
+        assert_eq!(hex::encode(crate::tile::leaf_hash(&entry)), golden("leaf"));
+    }
+
+    #[test]
     fn request_ids_name_every_position_and_nothing_else() {
         for seq in [0, 1, 31, 32, 1 << 40, u64::MAX] {
             assert_eq!(parse_request_id(&request_id(seq)), Some(seq));

@@ -59,7 +59,7 @@ impl Inner {
             });
             let mut front = held(&self.front);
             match (&made, missing) {
-                (Ok(()), RESERVE) => front.space.reserve = true,
+                (Ok(()), RESERVE) => front.space.reserve_made(),
                 (Ok(()), _) => front.space.spare_made(),
                 (Err(_), _) => front.space.growth_stopped(),
             }
@@ -75,7 +75,11 @@ impl Inner {
     }
 
     fn missing(&self) -> Option<&'static str> {
-        let space = &held(&self.front).space;
+        let front = held(&self.front);
+        if matches!(front.state, crate::sequencer::State::Failed(_)) {
+            return None;
+        }
+        let space = &front.space;
         // After a stop the reserve is made good before anybody may write again.
         if space.growth == Growth::Stopped && !space.reserve {
             Some(RESERVE)

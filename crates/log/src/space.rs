@@ -98,6 +98,15 @@ impl Space {
         self.on_reserve = false;
     }
 
+    /// The reserve is on the disk.
+    pub(crate) fn reserve_made(&mut self) {
+        self.reserve = true;
+        if self.spare != Spare::Absent {
+            self.growth = Growth::Free;
+            self.on_reserve = false;
+        }
+    }
+
     /// No further segment can be prepared for now.
     pub(crate) fn growth_stopped(&mut self) {
         self.growth = Growth::Stopped;
@@ -169,6 +178,19 @@ mod tests {
         assert_eq!(space.admit(Class::Ordinary, 1), Err(Refusal::Full));
         assert_eq!(space.take(), Some(Taken::Reserve));
         assert_eq!(space.admit(Class::Reserved, 100), Err(Refusal::Full));
+    }
+
+    #[test]
+    fn a_stop_ends_when_spare_and_reserve_are_there_in_any_order() {
+        let mut space = stopped(0, Spare::Ready);
+        space.reserve = false;
+        space.reserve_made();
+        assert_eq!(space.growth, Growth::Free);
+        let mut space = stopped(0, Spare::Absent);
+        space.reserve_made();
+        assert_eq!(space.growth, Growth::Stopped);
+        space.spare_made();
+        assert_eq!(space.growth, Growth::Free);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A log as the server has it, with records of the size that requests make.
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -78,10 +78,16 @@ impl SealRecord for Sealer {
 pub fn log() -> (tempfile::TempDir, Arc<Log>) {
     let below = std::env::var_os("RINGFENCE_BENCH_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from);
     let dir = tempfile::tempdir_in(below).expect("the directory can be written");
+    let log = open(dir.path());
+    (dir, log)
+}
+
+/// The log in this directory.
+pub fn open(dir: &Path) -> Arc<Log> {
     let key = UnboundKey::new(&AES_256_GCM, &[3; 32]).expect("a key has 32 bytes");
     let sealer = Arc::new(Sealer(LessSafeKey::new(key)));
     let signer = Arc::new(support::Signer::new());
     let clock = Arc::new(SystemClock);
-    let log = Log::open(dir.path(), RealDisk::shared(), clock, sealer, signer, Options::default());
-    (dir, Arc::new(log.expect("a fresh log opens")))
+    let log = Log::open(dir, RealDisk::shared(), clock, sealer, signer, Options::default());
+    Arc::new(log.expect("the log opens"))
 }
