@@ -276,3 +276,204 @@ fn checksum_column(version: &Version) -> Option<String> {
     let first = version.checksums.first()?;
     Some(format!("{}{}", first.algorithm, if first.composite { "+" } else { "" }))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use ringfence_format::names::{BucketName, Label, ObjectKey, PartId, Realm, Tenant};
+    use ringfence_format::redo::{Bucket, HeadInfo, LabelSource, PackedPart, TenantRow};
+
+    use super::*;
+    use crate::catalog::Catalog;
+
+    const BUCKET: BucketId = BucketId([1; 16]);
+
+    fn id(n: u8) -> [u8; 16] {
+        [n; 16]
+    }
+
+    fn part(n: u8, number: u32) -> Part {
+        Part {
+            id: PartId(id(n)),
+            number,
+            plain_len: 10,
+            upload: UploadId(id(n)),
+            chunk_len: ringfence_format::chunk::CHUNK_LEN_MAX,
+            sealed_len: ringfence_format::chunk::sealed_len(10),
+            md5: [n; 16],
+            checksum: None,
+            created_ms: 1,
+        }
+    }
+
+    fn version(key: u8, n: u8) -> Version {
+        let site = SiteId::parse("home").unwrap();
+        let at = PackAddr { pack: 1, offset: u64::from(n), len: 3 };
+        Version {
+            bucket: BUCKET,
+            key: ObjectKey::parse(&format!("k{key}")).unwrap(),
+            uid: VersionUid(id(n)),
+            null_version: true,
+            delete_marker: false,
+            created_ms: n.into(),
+            size: 10,
+            etag: format!("{n}"),
+            label: Label::parse("internal").unwrap(),
+            label_source: LabelSource::Tag,
+            tags: Vec::new(),
+            headers: Vec::new(),
+            metadata: Vec::new(),
+            checksums: Vec::new(),
+            parts: vec![part(n, 1)],
+            head: Some(HeadInfo { seq: 0, kek: 1, wrapped_dek: [0; 104] }),
+            copies: vec![Copy {
+                site,
+                head: UploadId(id(n)),
+                head_at: Some(at),
+                packed: vec![PackedPart { part: PartId(id(n)), at }],
+            }],
+            placed_by: Vec::new(),
+            policy_epoch: 1,
+            retention: None,
+            legal_hold: false,
+        }
+    }
+
+    /// Every table, row by row.
+    fn tables(db: &Connection) -> Vec<String> {
+        let names = [
+            "bucket",
+            "tenant",
+            "version",
+            "body",
+            "upload",
+            "upload_part",
+            "completed",
+            "attempt",
+            "aborted",
+            "garbage",
+            "incarnation",
+            "meta",
+        ];
+        let mut all = Vec::new();
+        for name in names {
+            let mut rows = db.prepare(&format!("SELECT * FROM {name}")).unwrap();
+            let columns = rows.column_count();
+            let mut rows = rows.query([]).unwrap();
+            let mut lines = Vec::new();
+            while let Some(row) = rows.next().unwrap() {
+                let line: Vec<_> = (0..columns).map(|i| format!("{:?}", row.get_ref(i).unwrap())).collect();
+                lines.push(format!("{name}: {}", line.join(" | ")));
+            }
+            lines.sort();
+            all.extend(lines);
+        }
+        all
+    }
+
+    /// What the commit thread could put on record next, whatever was before.
+    fn next(db: &Connection, choice: (u8, u8), n: u8) -> Redo {
+        let (kind, key) = choice;
+        let uid_of = |key: u8| {
+            let key = ObjectKey::parse(&format!("k{}", key % 4)).unwrap();
+            rows::current(db, &BUCKET, &key).unwrap().map(|version| version.uid)
+        };
+        let upload = |n: u8| Upload {
+            id: UploadId(id(200 + n % 3)),
+            version: Version { parts: Vec::new(), copies: Vec::new(), ..version(key % 4, 100 + n % 3) },
+            sites: Vec::new(),
+            checksum_algorithm: None,
+            checksum_composite: false,
+            initiator: None,
+        };
+        match kind % 9 {
+            0 | 1 => Redo::PutVersion(Box::new(version(key % 4, n)), uid_of(key).into_iter().collect()),
+            2 => Redo::DeleteVersions(BUCKET, uid_of(key).into_iter().collect(), Vec::new()),
+            3 => Redo::CreateUpload(Box::new(upload(key))),
+            4 => Redo::PutPart(UploadPart {
+                upload: UploadId(id(200 + key % 3)),
+                part: part(n, u32::from(key % 2) + 1),
+                copies: vec![(SiteId::parse("home").unwrap(), None)],
+            }),
+            5 => Redo::AbortUpload(UploadId(id(200 + key % 3))),
+            6 => {
+                let begun = UploadId(id(200 + key % 3));
+                let parts = rows::parts(db, &begun, 0, 10).unwrap();
+                let whole = Version { parts: parts.into_iter().map(|row| row.part).collect(), ..version(key % 4, n) };
+                Redo::CompleteUpload(begun, Box::new(whole), uid_of(key).into_iter().collect())
+            }
+            7 => Redo::BeginWrite(UploadId(id(n)), vec![SiteId::parse("cloud").unwrap()]),
+            _ => Redo::AbortWrites(vec![UploadId(id(n.wrapping_sub(1)))]),
+        }
+    }
+
+    fn fresh() -> (tempfile::TempDir, Connection) {
+        let dir = tempfile::tempdir().unwrap();
+        let (_catalog, writer) = Catalog::open(&dir.path().join("c.db")).unwrap();
+        let tenant = Tenant::parse("acme").unwrap();
+        let bucket = Bucket {
+            id: BUCKET,
+            name: BucketName::parse("first").unwrap(),
+            tenant: tenant.clone(),
+            created_ms: 1,
+            pin: None,
+            tags: Vec::new(),
+        };
+        let row = TenantRow { name: tenant, realm: Realm::parse("main").unwrap(), created_ms: 1 };
+        apply(&writer, &Redo::PutTenant(row), 1).unwrap();
+        apply(&writer, &Redo::PutBucket(bucket), 1).unwrap();
+        (dir, writer)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+        #[test]
+        fn applying_twice_is_applying_once(choices in prop::collection::vec(any::<(u8, u8)>(), 1..60)) {
+            let (_dir, once) = fresh();
+            let (_dir2, twice) = fresh();
+            for (n, choice) in (1_u8..).zip(choices) {
+                let redo = next(&once, choice, n);
+                apply(&once, &redo, 7).unwrap();
+                apply(&twice, &redo, 7).unwrap();
+                apply(&twice, &redo, 9).unwrap();
+                // Rowids and the order of versions are the same too; only the
+                // time of a second attempt may differ where nothing was changed.
+                let (a, b) = (tables(&once), tables(&twice));
+                prop_assert_eq!(strip(a), strip(b), "after {:?}", redo);
+            }
+        }
+
+        #[test]
+        fn what_is_live_is_never_garbage(choices in prop::collection::vec(any::<(u8, u8)>(), 1..80)) {
+            let (_dir, db) = fresh();
+            for (n, choice) in (1_u8..).zip(choices) {
+                apply(&db, &next(&db, choice, n), 7).unwrap();
+                let garbage: Vec<[u8; 16]> = db
+                    .prepare("SELECT id FROM garbage WHERE kind = 0").unwrap()
+                    .query_map([], |row| row.get(0)).unwrap()
+                    .collect::<Rows<_>>().unwrap();
+                let mut live = Vec::new();
+                crate::inventory::each_version(&db, |version| {
+                    live.extend(version.parts.iter().map(|part| part.upload.0));
+                    Ok(())
+                }).unwrap();
+                crate::inventory::each_upload_part(&db, |part| {
+                    live.push(part.part.upload.0);
+                    Ok(())
+                }).unwrap();
+                prop_assert!(live.iter().all(|id| !garbage.contains(id)));
+            }
+        }
+    }
+
+    /// The times of `completed` and `attempt` follow the clock.
+    fn strip(tables: Vec<String>) -> Vec<String> {
+        let dated = ["completed", "attempt"];
+        let strip = |line: String| match dated.iter().any(|table| line.starts_with(table)) {
+            true => line.rsplit_once(" | ").map_or(line.clone(), |(rest, _)| rest.to_owned()),
+            false => line,
+        };
+        tables.into_iter().map(strip).collect()
+    }
+}

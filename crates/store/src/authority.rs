@@ -21,6 +21,7 @@ pub struct Standing<'a> {
 }
 
 /// Who allows a change: a permit, or what decides anew when it is committed.
+#[allow(clippy::large_enum_variant, reason = "one is made per request and moved once")]
 pub enum Authority<A> {
     /// Decided already; refused if its deadline passes first.
     Given(Permit<A>),

@@ -36,7 +36,7 @@ const CHUNK_LEN_WHEN_BUSY: u32 = 4 * 1024 * 1024;
 /// Segments on their way to one site before the writer waits.
 const PIECES_QUEUED: usize = 4;
 
-const _: () = assert!(CHUNK_LEN_WHEN_BUSY as usize % SEGMENT_BYTES == 0);
+const _: () = assert!((CHUNK_LEN_WHEN_BUSY as usize).is_multiple_of(SEGMENT_BYTES));
 const _: () = assert!(CHUNK_LEN_MAX as usize + HEADER_BYTES <= BUFFERED_BYTES_MAX);
 
 /// Why something could not be stored. What was written of it is given up.

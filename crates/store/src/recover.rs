@@ -133,9 +133,12 @@ pub async fn recover(
     recovery.finish()
 }
 
-/// Whether the log can be read from its first record on.
+/// Whether the log can be read from its first record on, and that is the first
+/// of the installation: a log that was begun anew by a recovery without one
+/// begins with that recovery, and does not know what was there before.
 fn is_whole(log: &Log) -> bool {
-    log.durable_size() > 0 && matches!(log.read(0).next(), Some(Ok(_)))
+    let first = log.read(0).next();
+    matches!(first, Some(Ok((_, record))) if matches!(record.redo, Some(Redo::Start(_))))
 }
 
 struct Recovery {
@@ -174,7 +177,7 @@ impl Recovery {
             }
             last_ms = record.core.time_us / 1000;
             self.report.records += 1;
-            if self.report.records % RECORDS_AT_ONCE == 0 {
+            if self.report.records.is_multiple_of(RECORDS_AT_ONCE) {
                 self.commit()?;
                 progress(&self.report);
                 self.begin()?;

@@ -248,7 +248,7 @@ impl From<SiteError> for Trouble {
 
 /// Spreads the reading out to the rate asked for.
 async fn pause(bytes_per_s: u64, bytes: u64) {
-    if bytes_per_s > 0 {
-        tokio::time::sleep(Duration::from_micros(bytes.saturating_mul(1_000_000) / bytes_per_s)).await;
+    if let Some(micros) = bytes.saturating_mul(1_000_000).checked_div(bytes_per_s) {
+        tokio::time::sleep(Duration::from_micros(micros)).await;
     }
 }
