@@ -1,0 +1,219 @@
+//! Write: label → decide → place → seal and store as it comes → record and
+//! commit.
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use ringfence_access::permit::Write;
+use ringfence_access::{Ask, Permit};
+use ringfence_format::names::Label;
+use ringfence_format::record::Seq;
+use ringfence_format::redo::{Pairs, Part, Version};
+use ringfence_log::Recorded;
+use ringfence_store::{Authority, Commit, Conditions, PartWriter, PutVersion, Source, Standing};
+use ringfence_vault::Sealer;
+
+use super::{Act, Algorithm, Digests, Refused, Sums};
+
+/// What is to be made.
+#[derive(Clone, Debug)]
+pub struct NewObject {
+    /// Its bucket.
+    pub bucket: String,
+    /// Its key.
+    pub key: String,
+    /// Its tags, the label tag among them if it has one.
+    pub tags: Pairs,
+    /// Content headers, lower-case names.
+    pub headers: Pairs,
+    /// User metadata, names without prefix.
+    pub metadata: Pairs,
+    /// What must hold of the version it replaces.
+    pub conditions: Conditions,
+}
+
+/// Plaintext as it comes from the client, and what is to be checked at its end.
+pub struct Plain<'a> {
+    /// The bytes.
+    pub bytes: Box<dyn Stream<Item = Result<Bytes, Refused>> + Send + Sync + Unpin + 'a>,
+    /// How many were announced.
+    pub len: Option<u64>,
+    /// Which checksums to compute.
+    pub algorithms: Vec<Algorithm>,
+    /// Compares with what the client said; runs before anything is visible.
+    pub check: Box<dyn FnOnce(&Sums) -> Result<(), Refused> + Send + Sync + 'a>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Put {
+    /// The version that is now current.
+    pub version: Version,
+    /// The record of it.
+    pub seq: Seq,
+}
+
+/// What an object was copied from.
+pub(super) struct From<'a> {
+    pub(super) label: &'a Label,
+    pub(super) source: Source,
+}
+
+impl Act {
+    /// Puts an object whole.
+    pub async fn put(&self, op: &'static str, new: NewObject, plain: Plain<'_>) -> Result<Put, Refused> {
+        self.put_from(op, new, plain, None).await
+    }
+
+    pub(super) async fn put_from(
+        &self,
+        op: &'static str,
+        new: NewObject,
+        plain: Plain<'_>,
+        from: Option<From<'_>>,
+    ) -> Result<Put, Refused> {
+        let bucket = self.bucket(&new.bucket)?;
+        let key = Self::key(&new.key)?;
+        let labelled = self.labelled(&bucket, &key, &new.tags)?;
+        let object = self.identity(&bucket, self.at.store.new_version());
+        let ask = Ask::on_object(op, &bucket, &key, &labelled.label).version(object.clone());
+
+        // 1. Decide, before the body is read. Conditions are looked at now to
+        // spare the client an upload in vain, and decided at the commit.
+        let permit: Permit<Write> = self.may(ask.clone())?;
+        let current = self.at.catalog().locate(&bucket.id, &key, None)?;
+        let sources: Vec<&Label> = from.iter().map(|from| from.label).collect();
+        let replaced = current.as_ref().map(|version| &version.label);
+        self.may_lower(&ask, &labelled.label, &labelled.inherited, replaced, &sources).map_err(Refused::denied)?;
+        early(&new.conditions, current.as_deref())?;
+
+        // 2. Place: P1 holds from the first byte.
+        let placement = self.at.engine.place(&self.caller, ask.clone(), object.clone()).map_err(|denial| Refused::denied(denial.into()))?;
+
+        // 3. Seal and store as it comes.
+        let sealer = self.at.vault.sealer(&permit, object)?;
+        let writer = self.at.store.part_writer(&permit, &placement, plain.len).await?;
+        let algorithms = plain.algorithms.clone();
+        let (part, sums, writer) = self.seal_part(&sealer, writer, 1, plain).await?;
+        let version = Version {
+            bucket: bucket.id,
+            key,
+            uid: sealer.object().version,
+            null_version: true,
+            delete_marker: false,
+            created_ms: self.now_ms(),
+            size: sums.len,
+            etag: hex(&sums.md5),
+            label: labelled.label.clone(),
+            label_source: labelled.source,
+            tags: new.tags,
+            headers: new.headers,
+            metadata: new.metadata,
+            checksums: algorithms.iter().filter_map(|a| sums.checksum(*a)).collect(),
+            parts: vec![part],
+            head: Some(sealer.head_info()),
+            copies: Vec::new(),
+            placed_by: placement.policy_ids().to_vec(),
+            policy_epoch: placement.policy_epoch(),
+            retention: None,
+            legal_hold: false,
+        };
+        let head = sealer.seal_head(&version, &bucket)?;
+        let copies = writer.finish_object(&version, head).await?;
+
+        // 4. Record and commit in one step.
+        let lower = (labelled.label, labelled.inherited, from.as_ref().map(|from| from.label.clone()));
+        let authority = self.write_authority(permit, ask, lower);
+        let put = PutVersion {
+            version: version.clone(),
+            copies,
+            conditions: new.conditions,
+            source: from.map(|from| from.source),
+            place_again: Some(self.place_again(placement)),
+        };
+        let committed: Recorded<Commit> = self.at.store.put_version(authority, put).await?;
+        Ok(Put { version, seq: committed.index() })
+    }
+
+    /// Decided anew by the commit thread: the key, the policies, and, against
+    /// the version that is replaced by then, the lowering of its label.
+    pub(super) fn write_authority(
+        &self,
+        permit: Permit<Write>,
+        ask: Ask,
+        (label, inherited, source): (Label, Label, Option<Label>),
+    ) -> Authority<Write> {
+        let act = self.clone();
+        Authority::anew(move |standing: &Standing<'_>| {
+            let sources: Vec<&Label> = source.iter().collect();
+            let replaced = standing.current.map(|version| &version.label);
+            act.may_lower(&ask, &label, &inherited, replaced, &sources)?;
+            act.at.engine.renew(permit, &act.at.keys, act.now_us()).map_err(Box::new)
+        })
+    }
+
+    /// Asked by the commit thread where the policies changed meanwhile.
+    pub(super) fn place_again(&self, placement: ringfence_access::Placement) -> ringfence_store::PlaceAgain {
+        let engine = self.at.engine.clone();
+        Box::new(move || engine.renew_placement(placement).map_err(Box::new))
+    }
+
+    /// Streams one part from the client to its sites, sealed.
+    pub(super) async fn seal_part(
+        &self,
+        sealer: &Sealer,
+        mut writer: PartWriter,
+        number: u32,
+        mut plain: Plain<'_>,
+    ) -> Result<(Part, Sums, PartWriter), Refused> {
+        let mut digests = Digests::new(&plain.algorithms);
+        let mut part = sealer.part()?;
+        let (id, mut left) = (part.id(), plain.len);
+        while let Some(bytes) = plain.bytes.next().await {
+            let bytes = bytes?;
+            left = match left.map(|left| left.checked_sub(bytes.len() as u64)) {
+                Some(None) => return Err(Refused::new("IncompleteBody", "the body is longer than announced")),
+                Some(left) => left,
+                None => None,
+            };
+            digests.update(&bytes);
+            if let Some(sealed) = part.push(&bytes)? {
+                writer.write(sealed).await?;
+            }
+        }
+        if left.is_some_and(|left| left > 0) {
+            return Err(Refused::new("IncompleteBody", "the body is shorter than announced"));
+        }
+        let sums = digests.finish();
+        (plain.check)(&sums)?;
+        writer.write(part.finish()?).await?;
+        let checksum = plain.algorithms.first().and_then(|algorithm| sums.checksum(*algorithm));
+        let part = Part {
+            id,
+            number,
+            plain_len: sums.len,
+            upload: writer.upload(),
+            chunk_len: writer.chunk_len(),
+            sealed_len: writer.sealed_len(),
+            md5: sums.md5,
+            checksum,
+            created_ms: self.now_ms(),
+        };
+        Ok((part, sums, writer))
+    }
+}
+
+/// What is sure to fail at the commit fails before the body is read.
+pub(super) fn early(conditions: &Conditions, current: Option<&Version>) -> Result<(), Refused> {
+    let exists = current.is_some_and(|version| !version.delete_marker);
+    let failed = || Err(Refused::new("PreconditionFailed", "at least one of the preconditions did not hold"));
+    match (&conditions.if_none_match, &conditions.if_match, current) {
+        (Some(_), _, _) if exists => failed(),
+        (_, Some(_), _) if !exists => Err(Refused::new("NoSuchKey", "the object does not exist")),
+        (_, Some(etag), Some(version)) if etag != "*" && *etag != version.etag => failed(),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

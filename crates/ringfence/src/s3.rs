@@ -1,0 +1,215 @@
+//! S3 on the wire: bytes ↔ typed operations, and nothing else.
+//!
+//! [`service`] is what the listener calls. Around the library that parses S3
+//! and checks SigV4 stands one outer layer with one duty: no answer leaves
+//! without its record (INVARIANTS 1 and 8). A flow that succeeds says where it
+//! is on record; whatever else is answered, a failed signature included, is
+//! put on record here, or counted where it names no key of ours.
+
+mod access;
+mod body;
+mod convert;
+mod ops;
+mod scope;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use ringfence_access::caller::{AuthnReason, Origin, Unauthenticated};
+use ringfence_format::leaf::request_id;
+use ringfence_format::limits;
+use ringfence_format::names::KeyId;
+use ringfence_format::record::Seq;
+use s3s::Body;
+use s3s::config::{S3Config, StaticConfigProvider};
+use s3s::service::{S3Service, S3ServiceBuilder};
+
+use crate::flows::Unrecorded;
+use crate::installation::Installation;
+use crate::serve::Peer;
+use scope::Scope;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
+
+/// Answers S3 requests to one installation.
+#[derive(Clone)]
+pub struct Wire {
+    at: Arc<Installation>,
+    s3: S3Service,
+}
+
+/// The S3 endpoint of an installation.
+pub fn service(at: Arc<Installation>) -> Wire {
+    let mut config = S3Config::default();
+    config.xml_max_body_size = limits::XML_BODY_BYTES_MAX;
+    config.put_object_max_size = Some(limits::PART_BYTES_MAX);
+    config.aws_chunked_stream_max_chunk_size = limits::SIGNED_CHUNK_BYTES_MAX;
+    config.presigned_url_max_skew_time_secs = limits::CLOCK_SKEW_S_MAX;
+    config.presigned_url_max_expires_secs = limits::PRESIGNED_S_MAX;
+    config.sig_v4_allowed_services = vec!["s3".to_owned()];
+    config.enable_sig_v2 = false;
+    config.allow_post_signature = false;
+    let mut builder = S3ServiceBuilder::new(ops::Ops { at: at.clone() });
+    builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
+    builder.set_auth(access::Secrets { at: at.clone() });
+    builder.set_access(access::Authenticate { at: at.clone() });
+    builder.set_host(access::Hosts { domains: at.config.s3.domains.clone() });
+    Wire { s3: builder.build(), at }
+}
+
+impl hyper::service::Service<Request<Incoming>> for Wire {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let wire = self.clone();
+        Box::pin(async move { Ok(wire.answer(request).await) })
+    }
+}
+
+impl Wire {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let started_us = self.at.clock.now_us();
+        let mut request = request.map(Body::from);
+        let scope = Arc::new(Scope::of(origin(&request), claimed_key(&request)));
+        request.extensions_mut().insert(scope.clone());
+        let response = match self.s3.call(request).await {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::error!("a request could not be answered: {error}");
+                plain(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+        };
+        let response = self.on_record(&scope, response).await;
+        let op = scope.op();
+        let status = response.status().as_u16().to_string();
+        metrics::counter!("ringfence_s3_requests", "op" => op, "status" => status).increment(1);
+        let seconds = self.at.clock.now_us().saturating_sub(started_us) as f64 / 1e6;
+        metrics::histogram!("ringfence_s3_request_seconds", "op" => op).record(seconds);
+        response
+    }
+
+    /// INVARIANT 8 — an answer that no flow has recorded is recorded now; if
+    /// that fails, nothing of it is told.
+    async fn on_record(&self, scope: &Scope, mut response: Response<Body>) -> Response<Body> {
+        let recorded = match scope.recorded() {
+            Some(seq) => Ok(Some(seq)),
+            None => self.record_answer(scope, &mut response).await,
+        };
+        let id = match recorded {
+            Ok(Some(seq)) => request_id(seq),
+            // Counted with others of its minute: it has no record of its own.
+            Ok(None) => "aggregated".to_owned(),
+            Err(error) => {
+                tracing::error!("an answer was withheld because it could not be recorded: {error}");
+                return plain(StatusCode::SERVICE_UNAVAILABLE);
+            }
+        };
+        name_request(&mut response, &id);
+        let id = HeaderValue::from_str(&id).expect("base32 is a header value");
+        response.headers_mut().insert(REQUEST_ID, id);
+        response
+    }
+
+    async fn record_answer(
+        &self,
+        scope: &Scope,
+        response: &mut Response<Body>,
+    ) -> Result<Option<Seq>, ringfence_log::LogError> {
+        let status = response.status().as_u16();
+        let code = error_code(response).unwrap_or_default();
+        if let Some(caller) = scope.caller() {
+            let entry = Unrecorded {
+                subject: caller.subject(Some(caller.tenant())),
+                op: scope.op(),
+                resource: scope.resource(),
+                status,
+                reason: format!("the request was not understood or not supported: {code}"),
+                code,
+                of: None,
+            };
+            return Ok(Some(self.at.log.record(entry).await?.index()));
+        }
+        let refused = self.unauthenticated(scope, &code);
+        if refused.identified() {
+            return Ok(Some(self.at.log.record(refused).await?.index()));
+        }
+        self.at.noise.count(&refused, self.at.clock.now_us());
+        Ok(None)
+    }
+
+    /// Why there is no caller, as precisely as can be told from the answer.
+    fn unauthenticated(&self, scope: &Scope, code: &str) -> Unauthenticated {
+        if let Some(refused) = scope.refused() {
+            return refused;
+        }
+        let reason = match (code, scope.claimed_key()) {
+            ("SignatureDoesNotMatch", _) => AuthnReason::BadSignature,
+            ("RequestTimeTooSkewed", _) => AuthnReason::Skewed,
+            ("InvalidAccessKeyId", Some(key)) if self.at.keys.find(key).is_some() => AuthnReason::Disabled,
+            ("InvalidAccessKeyId", _) => AuthnReason::UnknownKey,
+            ("AccessDenied", Some(_)) => AuthnReason::Expired,
+            (_, None) => AuthnReason::Missing,
+            _ => AuthnReason::Malformed,
+        };
+        match scope.claimed_key() {
+            Some(key) => Unauthenticated::of_known_key(reason, key, &self.at.keys, scope.origin().clone()),
+            None => Unauthenticated::new(reason, None, scope.origin().clone()),
+        }
+    }
+}
+
+fn origin(request: &Request<Body>) -> Origin {
+    let ip = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    let agent = request.headers().get(http::header::USER_AGENT).and_then(|value| value.to_str().ok());
+    // Clients send long lists of their features; the beginning says who it is.
+    Origin { ip, user_agent: agent.map(|agent| agent.chars().take(160).collect()) }
+}
+
+/// The key a request claims to be signed by, before anything is checked.
+fn claimed_key(request: &Request<Body>) -> Option<KeyId> {
+    let header = request.headers().get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let from_header = header.and_then(|value| value.split_once("Credential=")).map(|(_, rest)| rest);
+    let query = request.uri().query().unwrap_or_default();
+    let from_query = query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Credential="));
+    let credential = from_header.or(from_query)?;
+    let id = credential.split(['/', '%', ',', ' ']).next()?;
+    KeyId::parse(id).ok()
+}
+
+fn error_code(response: &Response<Body>) -> Option<String> {
+    let body = response.body().bytes()?;
+    let text = std::str::from_utf8(&body).ok()?;
+    let (_, rest) = text.split_once("<Code>")?;
+    Some(rest.split_once("</Code>")?.0.chars().take(64).collect())
+}
+
+/// Puts the request id into an error document that has none.
+fn name_request(response: &mut Response<Body>, id: &str) {
+    if response.status().is_success() {
+        return;
+    }
+    let Some(body) = response.body().bytes() else { return };
+    let Some(text) = std::str::from_utf8(&body).ok().filter(|text| !text.contains("<RequestId>")) else { return };
+    let Some((before, after)) = text.split_once("</Error>") else { return };
+    let text = format!("{before}<RequestId>{id}</RequestId></Error>{after}");
+    response.headers_mut().remove(http::header::CONTENT_LENGTH);
+    *response.body_mut() = Body::from(text);
+}
+
+fn plain(status: StatusCode) -> Response<Body> {
+    let code = if status == StatusCode::SERVICE_UNAVAILABLE { "ServiceUnavailable" } else { "InternalError" };
+    let text = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code>\
+         <Message>the request cannot be served now: retry</Message></Error>"
+    );
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    response
+}

@@ -1,0 +1,97 @@
+//! Who asks: the secrets SigV4 is checked with, the one place that makes a
+//! caller of a verified signature, and which bucket a host name means.
+
+use std::sync::Arc;
+
+use ringfence_access::caller::{VerifiedSignature, authenticate};
+use ringfence_access::keys::KeyState;
+use ringfence_access::policy::S3_OPS;
+use ringfence_format::names::KeyId;
+use s3s::access::{S3Access, S3AccessContext};
+use s3s::auth::{S3Auth, SecretKey};
+use s3s::host::{S3Host, VirtualHost};
+use s3s::{S3Error, S3ErrorCode, S3Result};
+
+use super::scope::Scope;
+use crate::installation::Installation;
+
+/// Gives the library the secret of a key, for as long as one check lasts.
+pub(super) struct Secrets {
+    pub(super) at: Arc<Installation>,
+}
+
+#[async_trait::async_trait]
+impl S3Auth for Secrets {
+    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
+        let unknown = || S3Error::new(S3ErrorCode::InvalidAccessKeyId);
+        let id = KeyId::parse(access_key).map_err(|_| unknown())?;
+        let entry = self.at.keys.find(&id).filter(|entry| entry.state == KeyState::Active).ok_or_else(unknown)?;
+        let row = self.at.catalog().static_key(&id).ok_or_else(unknown)?;
+        let secret = self.at.vault.secret_for(&entry.realm, &entry.tenant, &id, &row.row.sealed_secret);
+        let secret = secret.map_err(|error| {
+            tracing::error!("the secret of `{id}` cannot be opened: {error}");
+            S3Error::new(S3ErrorCode::InternalError)
+        })?;
+        Ok(SecretKey::from(secret.expose_secret()))
+    }
+}
+
+/// Turns a verified signature into a caller, before anything is looked up.
+pub(super) struct Authenticate {
+    pub(super) at: Arc<Installation>,
+}
+
+#[async_trait::async_trait]
+impl S3Access for Authenticate {
+    async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
+        let op = name_of(cx.s3_op().name());
+        let (bucket, key) = (cx.s3_path().get_bucket_name(), cx.s3_path().get_object_key());
+        let claimed = cx.credentials().map(|credentials| credentials.access_key.clone());
+        let (bucket, key) = (bucket.map(str::to_owned), key.map(str::to_owned));
+        let scope = cx.extensions_mut().get::<Arc<Scope>>().cloned();
+        let scope = scope.ok_or_else(|| S3Error::new(S3ErrorCode::InternalError))?;
+        scope.asks(op, bucket.as_deref(), key.as_deref());
+        let denied = || S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied");
+        let id = claimed.and_then(|id| KeyId::parse(&id).ok()).ok_or_else(denied)?;
+        let entry = self.at.keys.find(&id).ok_or_else(|| S3Error::new(S3ErrorCode::InvalidAccessKeyId))?;
+        // The library has just verified SigV4 with the secret of this key.
+        let signature =
+            VerifiedSignature::sigv4_was_checked_by_the_wire_layer(id, entry.tenant.clone(), entry.realm.clone());
+        match authenticate(signature, &self.at.keys, scope.origin().clone()) {
+            Ok(caller) => {
+                scope.is(caller);
+                Ok(())
+            }
+            Err(refused) => {
+                let code = refused.answer().1;
+                scope.is_refused(refused.during(op));
+                Err(S3Error::new(S3ErrorCode::from_bytes(code.as_bytes()).unwrap_or(S3ErrorCode::AccessDenied)))
+            }
+        }
+    }
+}
+
+/// The operation as records and policies name it; what S3 has and we do not
+/// is `s3:Other`.
+fn name_of(op: &str) -> &'static str {
+    S3_OPS.into_iter().find(|known| known.strip_prefix("s3:") == Some(op)).unwrap_or("s3:Other")
+}
+
+/// Virtual-host style for the configured domains, path style for every other
+/// host name: a name in front of an unknown domain is no bucket.
+pub(super) struct Hosts {
+    pub(super) domains: Vec<String>,
+}
+
+impl S3Host for Hosts {
+    fn parse_host_header<'a>(&'a self, host: &'a str) -> S3Result<VirtualHost<'a>> {
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        for domain in &self.domains {
+            let bucket = name.strip_suffix(domain.as_str()).and_then(|rest| rest.strip_suffix('.'));
+            if let Some(bucket) = bucket.filter(|bucket| !bucket.is_empty()) {
+                return Ok(VirtualHost::new(domain).with_bucket(bucket));
+            }
+        }
+        Ok(VirtualHost::new(host))
+    }
+}
