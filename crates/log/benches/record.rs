@@ -1,5 +1,7 @@
 //! What does one durable record cost, alone and beside others?
 
+#![allow(missing_docs, reason = "criterion's macro makes a public function")]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

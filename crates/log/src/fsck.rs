@@ -19,6 +19,7 @@ use ringfence_format::tile::{self, Edge, FullTile, TILE_WIDTH, TileKind, TilePat
 use crate::error::LogError;
 use crate::recover::origin_of;
 use crate::segment::{self, Scan, Segment};
+use crate::trim::Trimmed;
 
 /// What was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,9 @@ pub struct Verified {
     pub erased_by: BTreeSet<Seq>,
     /// Records before this one are not on the disk any more; their entries are.
     pub trimmed_before: Seq,
+    /// The record under which they were trimmed; nothing where a copy has no
+    /// records at all.
+    pub trimmed_by: Option<Seq>,
     /// Records that are on the disk and not yet under the checkpoint.
     pub beyond: u64,
     /// Size of the earlier checkpoint whose tree this one extends, if one was given.
@@ -107,6 +111,10 @@ pub fn verify(
     let mut tree = Tree { disk, dir, size, edge: Edge::new(), full: Vec::new() };
     let mut on_disk = OnDisk::begin(disk, &dir.join("records"), &origin_of(key))?;
     let trimmed_before = on_disk.next.min(size);
+    let trimmed = Trimmed::read(disk, dir);
+    if on_disk.next != Seq::MAX && trimmed_before > trimmed.before {
+        return diverges(trimmed.before, "the record is missing, and no record says that it was trimmed");
+    }
     let mut done = Verified {
         checkpoint,
         entries: 0,
@@ -114,6 +122,7 @@ pub fn verify(
         erased: 0,
         erased_by: BTreeSet::new(),
         trimmed_before,
+        trimmed_by: trimmed.by,
         beyond: 0,
         extends: None,
     };

@@ -19,6 +19,7 @@ mod seal;
 mod segment;
 mod sequencer;
 mod space;
+mod trim;
 
 pub use error::LogError;
 pub use lock::Locked;

@@ -231,6 +231,14 @@ impl Log {
         published.and(self.inner.seal_retired())
     }
 
+    /// Takes away old segments whose records all lie before `before`; their
+    /// entries and hashes stay, so the log still verifies. What was trimmed
+    /// names the record that `evidence` stands for. Returns the first record
+    /// that is still there.
+    pub fn trim<T>(&self, evidence: &Recorded<T>, before: Seq) -> Result<Seq, LogError> {
+        self.inner.trim(before, evidence.index())
+    }
+
     /// Whether the log takes records: `Ok`, or why it does not.
     pub fn health(&self) -> Result<(), LogError> {
         match &held(&self.inner.front).state {

@@ -21,6 +21,7 @@ use ringfence_format::tile::{self, Edge, TILE_HEIGHT, TILE_WIDTH, TileKind, Tile
 
 use crate::error::{During, LogError};
 use crate::inner::{Ending, Inner, LeafEntry, held};
+use crate::keep::Settled;
 use crate::lock::{CheckpointLock, Locked, NotLocked};
 
 /// The tree, with what of it is not yet on the disk.
@@ -61,10 +62,9 @@ impl Tree {
         }
     }
 
-    /// Begins again without a leaf; what was signed stays signed.
-    pub(crate) fn restart(&mut self) {
-        self.edge = Edge::new();
-        self.tail.clear();
+    /// Begins again from an earlier edge; what was signed stays signed.
+    pub(crate) fn restart(&mut self, from: Settled) {
+        (self.edge, self.tail) = (from.edge, from.tail);
         self.todo.clear();
     }
 

@@ -35,6 +35,7 @@ use crate::seal::{SealRecord, SignCheckpoint};
 use crate::segment::{self, Active, End, RESERVE, SPARE, Scan, Segment};
 use crate::sequencer::{Batch, Front, State, Writer};
 use crate::space::{Growth, Space, Spare};
+use crate::trim::{Trimmed, edge_from_tiles};
 
 /// See [`crate::Log::open`].
 pub(crate) fn open(
@@ -54,9 +55,7 @@ pub(crate) fn open(
     adopt_published(disk.as_ref(), dir, &key, &mut lock)?;
 
     let origin = origin_of(&key);
-    let settled = Settled::read(disk.as_ref(), dir)
-        .filter(|s| lock.last().is_some_and(|(last, _)| s.edge.size() <= last.size))
-        .unwrap_or(Settled { edge: Edge::new(), tail: Vec::new() });
+    let settled = settled_edge(disk.as_ref(), dir, &records, lock.last().map_or(0, |(last, _)| last.size))?;
     let found = read_segments(disk.as_ref(), &records, &origin, settled.edge.size())?;
     if let Some((last, _)) = lock.last().filter(|(last, _)| last.size > found.next) {
         let what = format!("missing, though a checkpoint of {} records was signed", last.size);
@@ -136,6 +135,23 @@ fn adopt_published(disk: &dyn Disk, dir: &Path, key: &VerifierKey, lock: &mut Ch
     }
 }
 
+/// Where reading begins: at the kept edge, or at the first record there is.
+fn settled_edge(disk: &dyn Disk, dir: &Path, records: &Path, published: Seq) -> Result<Settled, LogError> {
+    let first = segment::list(disk, records)?.first().map_or(0, |s| s.first);
+    let trimmed = Trimmed::read(disk, dir);
+    if first > trimmed.before {
+        return Err(LogError::Broken { index: trimmed.before, what: "missing".into() });
+    }
+    let kept = Settled::read(disk, dir).filter(|s| (first..=published).contains(&s.edge.size()));
+    let missing =
+        LogError::Broken { index: first, what: "in doubt: the tiles of the trimmed ones before it are gone".into() };
+    match kept {
+        Some(kept) => Ok(kept),
+        None if first == 0 => Ok(Settled { edge: Edge::new(), tail: Vec::new() }),
+        None => edge_from_tiles(disk, dir, first, published).ok_or(missing),
+    }
+}
+
 struct Found {
     /// The next record.
     next: Seq,
@@ -158,9 +174,6 @@ fn read_segments(disk: &dyn Disk, records: &Path, origin: &Hash, settled: Seq) -
         last: None,
         epoch_next: segments.first().map_or(0, |s| s.epoch),
     };
-    if found.next > settled {
-        return Err(LogError::Broken { index: settled, what: "missing".into() });
-    }
     for (i, segment) in segments.iter().enumerate() {
         if segment.epoch != found.epoch_next || segment.first != found.next {
             return Err(LogError::Broken { index: found.next, what: "missing".into() });
@@ -298,8 +311,8 @@ fn publish_first(inner: &Inner) -> Result<(), LogError> {
     let all = reread(inner)?;
     {
         let tree = &mut *held(&inner.tree);
-        tree.restart();
-        held(&inner.fresh).entries = all;
+        tree.restart(all.0);
+        held(&inner.fresh).entries = all.1;
         held(&inner.front).state = State::Open;
     }
     inner.publish_once()
@@ -307,10 +320,13 @@ fn publish_first(inner: &Inner) -> Result<(), LogError> {
 
 /// Reads every record. If they have the root that was signed, returns their
 /// entries: the tiles were wrong. If not, says which is the first to differ.
-fn reread(inner: &Inner) -> Result<Vec<LeafEntry>, LogError> {
+fn reread(inner: &Inner) -> Result<(Settled, Vec<LeafEntry>), LogError> {
     let disk = inner.disk.as_ref();
     let last = held(&inner.tree).lock.last().map(|(last, _)| last.clone());
-    let (mut entries, mut edge, mut full) = (Vec::new(), Edge::new(), Vec::new());
+    let signed = last.as_ref().map_or(0, |last| last.size);
+    let _ = disk.unlink(&inner.dir.join("edge"));
+    let begin = settled_edge(disk, &inner.dir, &inner.records, signed)?;
+    let (mut entries, mut edge, mut full) = (Vec::new(), begin.edge.clone(), Vec::new());
     let (mut differs, mut same_root) = (None, last.is_none());
     let mut tile_hashes = (u64::MAX, Vec::new());
     for segment in segment::list(disk, &inner.records)? {
@@ -323,7 +339,6 @@ fn reread(inner: &Inner) -> Result<Vec<LeafEntry>, LogError> {
             let broken = |e| LogError::Broken { index: frame.seq, what: format!("damaged ({e})") };
             let entry = sealed.map_err(broken)?.entry();
             let hash = leaf_hash(&entry);
-            let signed = last.as_ref().map_or(0, |last| last.size);
             if differs.is_none() && signed_differently(inner, signed, frame.seq, &hash, &mut tile_hashes) {
                 differs = Some(frame.seq);
             }
@@ -338,7 +353,7 @@ fn reread(inner: &Inner) -> Result<Vec<LeafEntry>, LogError> {
     let size = edge.size();
     same_root |= last.as_ref().is_some_and(|last| last.size == 0);
     match (last, differs) {
-        _ if same_root => Ok(entries),
+        _ if same_root => Ok((begin, entries)),
         (Some(last), _) if last.size > size => Err(LogError::Broken { index: size, what: "missing".into() }),
         (_, Some(index)) => Err(LogError::Broken { index, what: "not what was signed".into() }),
         (_, None) => Err(LogError::Broken { index: 0, what: "or a later one is not what was signed".into() }),
