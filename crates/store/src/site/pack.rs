@@ -9,7 +9,7 @@
 //! A pack describes itself: each entry carries its name, length and checksum,
 //! so `list` and `recover` need no index. A pack is written by one process
 //! only; after a restart a new one begins, so a torn tail is never followed by
-//! good entries. The format is in docs/formats/pack.md.
+//! good entries. The format is in docs/formats/site.md.
 //!
 //! ```text
 //! file    = header entry* [trailer]           (zeros or nothing behind)

@@ -97,6 +97,13 @@ pub const TABLE: &[Quirks] = &[
         ..PLAIN
     },
     Quirks {
+        provider: "s3-virtual-host",
+        style: Style::VirtualHost,
+        note: "any other store that speaks S3 and wants the bucket in the host name",
+        tested: Tested::No,
+        ..PLAIN
+    },
+    Quirks {
         provider: "r2",
         region: "auto",
         create_only: CreateOnly::Honoured,
