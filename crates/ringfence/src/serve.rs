@@ -75,11 +75,7 @@ async fn serve(
     let control = socket::bind(installation.dir())?;
     let control = tokio::spawn(socket::serve(control, installation.clone(), stopping.clone()));
     let work = tokio::spawn(background::run(installation.clone(), stopping.clone()));
-    let service = hyper::service::service_fn(|_request: http::Request<hyper::body::Incoming>| async {
-        let mut response = http::Response::new(http_body_util::Full::new(bytes::Bytes::from_static(b"starting\n")));
-        *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
-        Ok::<_, std::convert::Infallible>(response)
-    });
+    let service = crate::s3::service(installation.clone());
     let data = tokio::spawn(listen::serve(s3, service, stopping, DRAIN));
     ready.now(installation.clone());
     announce::announce(&installation, first_start, output);

@@ -4,10 +4,9 @@
 //! of what is in force. What counts is the record: an epoch and the SHA-256 of
 //! policies, labels, sites and placement tables together. A start that finds
 //! another valid set (the file or the configuration was edited meanwhile) puts
-//! it on record under the next epoch; one that finds an invalid file says so
-//! and keeps the old policies.
+//! it on record under the next epoch; one that finds an invalid file refuses.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use ringfence_access::Setting;
@@ -31,10 +30,13 @@ pub(super) async fn start(dir: &Path, config: &Config, store: &Store) -> Result<
         write(&file, &text)?;
     }
     let text = std::fs::read_to_string(&file).map_err(|e| cannot(&format!("read `{}`", file.display()), e))?;
-    let (set, text) = match read_set(&setting, &file, &text) {
-        Ok(set) => (set, text),
-        Err(errors) => fall_back(dir, &setting, &errors)?,
-    };
+    let set = read_set(&setting, &file, &text).map_err(|errors| {
+        Failure::new(Kind::Configuration, &errors).next(format!(
+            "mend the file, or bring back what was in force: cp {} {}",
+            dir.join(IN_FORCE).display(),
+            file.display()
+        ))
+    })?;
     let failed = |e: &dyn std::fmt::Display| Failure::new(Kind::Unavailable, e);
     let epoch = store.catalog().policy_epoch().map_err(|e| failed(&e))?;
     let sha256 = store.catalog().policy_sha256().map_err(|e| failed(&e))?;
@@ -64,18 +66,6 @@ pub(super) async fn start(dir: &Path, config: &Config, store: &Store) -> Result<
 pub fn read_set(setting: &Arc<Setting>, file: &Path, text: &str) -> Result<PolicySet, PolicyErrors> {
     let provider = PolicyText { name: file.display().to_string(), text: text.to_owned() };
     PolicySet::load(setting.clone(), &provider, &[])
-}
-
-/// The policies that were in force, where the file is not valid.
-fn fall_back(dir: &Path, setting: &Arc<Setting>, errors: &PolicyErrors) -> Result<(PolicySet, String), Failure> {
-    let copy: PathBuf = dir.join(IN_FORCE);
-    let refused = || {
-        Failure::new(Kind::Configuration, errors).next("mend the file; `ringfence policy check` says all that is wrong")
-    };
-    let text = std::fs::read_to_string(&copy).map_err(|_| refused())?;
-    let set = read_set(setting, &copy, &text).map_err(|_| refused())?;
-    tracing::warn!("{errors}; see `ringfence policy check`");
-    Ok((set, text))
 }
 
 /// Keeps what was put in force, for the next start: the operator's file and
