@@ -144,9 +144,17 @@ pub enum VaultError {
         /// Which.
         version: u32,
     },
+    /// That version is just being retired.
+    #[error("version {version} of the key of tenant `{tenant}` is being retired: try again in a moment")]
+    KekClosing {
+        /// Whose.
+        tenant: Tenant,
+        /// Which.
+        version: u32,
+    },
     /// Objects still need this version.
     #[error(
-        "{heads} heads are still under version {version} of the key of tenant `{tenant}`: let the rotation finish first"
+        "{heads} heads or uploads are still under version {version} of the key of tenant `{tenant}`: let the rotation finish first"
     )]
     KekInUse {
         /// Whose.

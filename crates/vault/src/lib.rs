@@ -24,6 +24,7 @@ pub use error::VaultError;
 pub use evidence::Evidence;
 pub use open::{Opener, PartOpener, Plaintext, Verifier};
 pub use provider::file::Unlock;
+pub use rotate::Retiring;
 pub use seal::{PartSealer, Sealer};
 pub use secret::{Passphrase, SecretText};
 pub use vault::{DEVELOPMENT_KEY_FILE, KEYS_DIR, KekVersions, LEASE, OpenedHead, Vault};

@@ -51,19 +51,19 @@ impl Vault {
         self.old_sealer(object.clone(), head)?.seal_head(version, bucket)
     }
 
-    /// Destroys an old version of a tenant's key. `heads` is how many heads
-    /// the catalogue counts under it, those of uploads under way included;
-    /// with any left, or with a sealer of it alive, it is refused, for those
-    /// objects would be lost.
+    /// Begins to retire an old version of a tenant's key: from now on nothing
+    /// new is sealed under it. Refused while a sealer of it lives.
+    ///
+    /// Count what is left under it *after* this, then
+    /// [`finish`](Retiring::finish): so no upload slips in between.
     pub fn retire_kek(
         &self,
         _because: &Recorded<Permit<Administer>>,
         realm: &Realm,
         tenant: &Tenant,
         version: u32,
-        heads: u64,
-    ) -> Result<(), VaultError> {
-        self.retire(realm, tenant, version, heads)
+    ) -> Result<Retiring<'_>, VaultError> {
+        self.begin_retiring(realm, tenant, version)
     }
 
     pub(crate) fn rotate(&self, realm: &Realm, tenant: &Tenant) -> Result<u32, VaultError> {
@@ -89,28 +89,62 @@ impl Vault {
         Ok(HeadInfo { seq: head.seq + 1, kek: current.version, wrapped_dek: wrap_dek(&current, &key)? })
     }
 
-    pub(crate) fn retire(&self, realm: &Realm, tenant: &Tenant, version: u32, heads: u64) -> Result<(), VaultError> {
-        let mut rings = self.rings_mut();
-        let ring = rings.realm_mut(realm)?;
-        let current = ring.current(Purpose::TenantKek, Some(tenant));
-        let current = current.ok_or_else(|| VaultError::UnknownTenant(tenant.clone(), realm.clone()))?;
-        let tenant_name = || tenant.clone();
-        if current.version == version {
-            return Err(VaultError::CurrentKek { tenant: tenant_name(), version });
+    pub(crate) fn begin_retiring(
+        &self,
+        realm: &Realm,
+        tenant: &Tenant,
+        version: u32,
+    ) -> Result<Retiring<'_>, VaultError> {
+        let versions = self.kek_versions(realm, tenant)?;
+        if versions.current == version {
+            return Err(VaultError::CurrentKek { tenant: tenant.clone(), version });
         }
-        if !ring.rows(Purpose::TenantKek, Some(tenant)).any(|row| row.version == version) {
-            return Err(VaultError::UnknownKek { tenant: tenant_name(), version });
+        if !versions.all.contains(&version) {
+            return Err(VaultError::UnknownKek { tenant: tenant.clone(), version });
         }
-        let heads = heads + self.sealers(tenant, version);
+        self.close_sealing(tenant, version)?;
+        Ok(Retiring { vault: self, realm: realm.clone(), tenant: tenant.clone(), version, done: false })
+    }
+}
+
+/// A key version under which nothing new is sealed. Dropped unfinished, it
+/// seals again.
+#[must_use = "a version that is not finished stays"]
+pub struct Retiring<'a> {
+    vault: &'a Vault,
+    realm: Realm,
+    tenant: Tenant,
+    version: u32,
+    done: bool,
+}
+
+impl Retiring<'_> {
+    /// Destroys the key. `heads` is how many versions and uploads the
+    /// catalogue counts under it now; with any left it is refused, for those
+    /// objects would be lost.
+    pub fn finish(mut self, heads: u64) -> Result<(), VaultError> {
+        let (tenant, version) = (self.tenant.clone(), self.version);
         if heads > 0 {
-            return Err(VaultError::KekInUse { tenant: tenant_name(), version, heads });
+            return Err(VaultError::KekInUse { tenant, version, heads });
         }
-        let this = |purpose, of: &Option<Tenant>, v| {
-            purpose == Purpose::TenantKek && of.as_ref() == Some(tenant) && v == version
-        };
-        ring.change(|rows| rows.retain(|row| !this(row.purpose, &row.tenant, row.version)))?;
+        let mut rings = self.vault.rings_mut();
+        rings.realm_mut(&self.realm)?.change(|rows| {
+            rows.retain(|row| {
+                let this = row.purpose == Purpose::TenantKek && row.tenant.as_ref() == Some(&tenant);
+                !(this && row.version == version)
+            });
+        })?;
         drop(rings);
-        self.end_lease(tenant);
+        self.vault.end_lease(&tenant);
+        self.done = true; // and stays closed: a version number is never used again
         Ok(())
+    }
+}
+
+impl Drop for Retiring<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.vault.reopen_sealing(&self.tenant, self.version);
+        }
     }
 }

@@ -288,20 +288,27 @@ fn rotation_rewraps_and_an_old_key_is_retired_only_when_nothing_needs_it() {
     let (part, sealed) = seal(&sealer, b"hello", 10);
     let old = sealer.head_info();
     assert_eq!(vault.rewrap_head(&acme, &old).unwrap(), old, "nothing to do yet");
-    assert!(matches!(vault.retire(&realm(), &tenant("acme"), 1, 0), Err(VaultError::CurrentKek { .. })));
+    let retire = |version| vault.begin_retiring(&realm(), &tenant("acme"), version);
+    assert!(matches!(retire(1), Err(VaultError::CurrentKek { .. })));
     assert_eq!(vault.rotate(&realm(), &tenant("acme")).unwrap(), 2);
     let new = vault.rewrap_head(&acme, &old).unwrap();
     assert_eq!((new.seq, new.kek), (old.seq + 1, 2));
     for head in [&old, &new] {
         assert_eq!(open(&vault, &acme, head, &part, &sealed).unwrap(), b"hello");
     }
-    let in_use = vault.retire(&realm(), &tenant("acme"), 1, 5);
-    assert!(matches!(in_use, Err(VaultError::KekInUse { heads: 6, .. })), "five heads and a sealer");
-    assert!(matches!(vault.retire(&realm(), &tenant("acme"), 9, 0), Err(VaultError::UnknownKek { .. })));
-    let upload_under_way = vault.retire(&realm(), &tenant("acme"), 1, 0);
-    assert!(matches!(upload_under_way, Err(VaultError::KekInUse { heads: 1, .. })));
+    assert!(matches!(retire(9), Err(VaultError::UnknownKek { .. })));
+    assert!(matches!(retire(1), Err(VaultError::KekInUse { heads: 1, .. })), "a sealer lives");
     drop(sealer);
-    vault.retire(&realm(), &tenant("acme"), 1, 0).unwrap();
+    let in_use = retire(1).unwrap().finish(5);
+    assert!(matches!(in_use, Err(VaultError::KekInUse { heads: 5, .. })));
+    let retiring = retire(1).unwrap();
+    assert!(matches!(retire(1), Err(VaultError::KekClosing { .. })), "twice at a time");
+    assert!(matches!(vault.old_sealer(acme.clone(), &old), Err(VaultError::KekClosing { .. })));
+    assert!(vault.new_sealer(acme.clone()).is_ok(), "the current version goes on");
+    drop(retiring);
+    drop(vault.old_sealer(acme.clone(), &old).unwrap());
+    retire(1).unwrap().finish(0).unwrap();
+    assert!(vault.old_sealer(acme.clone(), &old).is_err());
     drop(vault);
     let vault = Vault::open(dir.path(), &development(dir.path())).unwrap();
     assert_eq!(vault.kek_versions(&realm(), &tenant("acme")).unwrap().all, [2]);

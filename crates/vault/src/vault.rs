@@ -48,9 +48,8 @@ pub struct Vault {
     lease: Duration,
     pub(crate) rings: RwLock<Rings>,
     leases: RwLock<HashMap<Tenant, Leased>>,
-    /// One token per key version that ever sealed; each living sealer holds a
-    /// clone, so that a version in use is not retired under it.
-    sealing: Mutex<HashMap<(Tenant, u32), Arc<()>>>,
+    /// The key versions that ever sealed, and whether they still may.
+    sealing: Mutex<HashMap<(Tenant, u32), Sealing>>,
     evidence: Arc<Evidence>,
 }
 
@@ -68,6 +67,15 @@ struct Leased {
     keks: Vec<Arc<Kek>>,
     /// Seals the secrets of its static access keys.
     access: Arc<Key32>,
+}
+
+/// Whether anything is being sealed under a key version.
+#[derive(Default)]
+struct Sealing {
+    /// Each living sealer holds a clone.
+    token: Arc<()>,
+    /// It is being retired, or was: no new sealer.
+    closed: bool,
 }
 
 /// One unwrapped key-encryption key of one tenant.
@@ -329,14 +337,14 @@ impl Vault {
     pub(crate) fn new_sealer(&self, object: ObjectVersion) -> Result<Sealer, VaultError> {
         let object = Arc::new(object);
         let kek = self.current_kek(&object.realm, &object.tenant)?;
-        let token = self.begin_sealing(&object.tenant, kek.version);
+        let token = self.begin_sealing(&object.tenant, kek.version)?;
         let key = DataKey::new(object, random_key()?);
         let head = HeadInfo { seq: 1, kek: kek.version, wrapped_dek: wrap_dek(&kek, &key)? };
         Ok(Sealer::new(key, kek, head, token))
     }
 
     pub(crate) fn old_sealer(&self, object: ObjectVersion, head: &HeadInfo) -> Result<Sealer, VaultError> {
-        let token = self.begin_sealing(&object.tenant, head.kek);
+        let token = self.begin_sealing(&object.tenant, head.kek)?;
         let kek = self.kek(&object.realm, &object.tenant, head.kek)?;
         let key = unwrap_dek(&kek, &Arc::new(object), head)?;
         Ok(Sealer::new(key, kek, head.clone(), token))
@@ -418,14 +426,32 @@ impl Vault {
     }
 
     /// Notes that something is being sealed under a key version.
-    fn begin_sealing(&self, tenant: &Tenant, version: u32) -> Arc<()> {
-        self.sealing.lock().expect(POISON).entry((tenant.clone(), version)).or_default().clone()
+    fn begin_sealing(&self, tenant: &Tenant, version: u32) -> Result<Arc<()>, VaultError> {
+        let mut sealing = self.sealing.lock().expect(POISON);
+        let entry = sealing.entry((tenant.clone(), version)).or_default();
+        match entry.closed {
+            false => Ok(entry.token.clone()),
+            true => Err(VaultError::KekClosing { tenant: tenant.clone(), version }),
+        }
     }
 
-    /// How many sealers live under a key version.
-    pub(crate) fn sealers(&self, tenant: &Tenant, version: u32) -> u64 {
-        let sealing = self.sealing.lock().expect(POISON);
-        sealing.get(&(tenant.clone(), version)).map_or(0, |token| Arc::strong_count(token) as u64 - 1)
+    /// Lets no new sealer begin under a key version; refuses while one lives.
+    pub(crate) fn close_sealing(&self, tenant: &Tenant, version: u32) -> Result<(), VaultError> {
+        let mut sealing = self.sealing.lock().expect(POISON);
+        let entry = sealing.entry((tenant.clone(), version)).or_default();
+        if entry.closed {
+            return Err(VaultError::KekClosing { tenant: tenant.clone(), version });
+        }
+        match Arc::strong_count(&entry.token) as u64 - 1 {
+            0 => entry.closed = true,
+            heads => return Err(VaultError::KekInUse { tenant: tenant.clone(), version, heads }),
+        }
+        Ok(())
+    }
+
+    /// Undoes [`close_sealing`](Self::close_sealing).
+    pub(crate) fn reopen_sealing(&self, tenant: &Tenant, version: u32) {
+        self.sealing.lock().expect(POISON).remove(&(tenant.clone(), version));
     }
 }
 

@@ -221,7 +221,7 @@ fn rotation_on_record_keeps_every_object_readable() {
         world.vault.reseal_head(&because, &object, &new, &version(&object, part.clone()), &world.bucket).unwrap();
     let opened = world.vault.open_head(&because, &Fetched::new(head.bytes().clone())).unwrap();
     assert_eq!(opened.manifest.version.head, Some(new.clone()));
-    world.vault.retire_kek(&because, &realm(), &acme(), 1, 0).unwrap();
+    world.vault.retire_kek(&because, &realm(), &acme(), 1).unwrap().finish(0).unwrap();
     assert_eq!(&world.get(&object, &new, &part, &sealed).unwrap()[..], b"first");
     assert!(matches!(world.get(&object, &old, &part, &sealed), Err(VaultError::UnknownKek { .. })));
 }

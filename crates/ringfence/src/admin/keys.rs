@@ -8,7 +8,7 @@ use ringfence_format::names::{ObjectVersion, Tenant};
 use ringfence_format::redo::{Bucket, Version};
 use ringfence_log::Recorded;
 use ringfence_store::NewHead;
-use ringfence_vault::Passphrase;
+use ringfence_vault::{Passphrase, VaultError};
 use serde_json::{Value, json};
 
 use super::call::{Progress, Secret};
@@ -176,15 +176,24 @@ impl Rotation<'_> {
         }
     }
 
-    /// Destroys the older versions, under which nothing is left.
+    /// Destroys the older versions, if nothing is left under them. Counted
+    /// again once nothing new can be sealed under them; one that a put still
+    /// seals under stays until the next rotation.
     fn retire(&self, current: u32) -> Result<Vec<u32>, Failure> {
         let (vault, realm) = (self.installation.vault(), &self.installation.realm);
         let all = vault.kek_versions(realm, self.tenant).map_err(unavailable)?.all;
-        let old: Vec<u32> = all.into_iter().filter(|version| *version < current).collect();
-        for version in &old {
-            vault.retire_kek(self.because, realm, self.tenant, *version, 0).map_err(unavailable)?;
+        let mut retired = Vec::new();
+        for version in all.into_iter().filter(|version| *version < current) {
+            let retiring = match vault.retire_kek(self.because, realm, self.tenant, version) {
+                Err(VaultError::KekInUse { .. }) => continue,
+                retiring => retiring.map_err(unavailable)?,
+            };
+            if self.remaining(current)? == 0 {
+                retiring.finish(0).map_err(unavailable)?;
+                retired.push(version);
+            }
         }
-        Ok(old)
+        Ok(retired)
     }
 }
 
