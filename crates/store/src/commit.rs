@@ -34,6 +34,7 @@ use tokio::sync::oneshot;
 use crate::act::Act;
 use crate::apply::{apply, close_incarnations};
 use crate::catalog::Catalog;
+use crate::checkpoint::Checkpointer;
 use crate::outcome::{Conflict, Outcome};
 use crate::rows::{self, Rows, meta, to_cbor};
 
@@ -201,6 +202,7 @@ enum Job {
 pub(crate) struct Committer {
     queue: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
+    _checkpointer: Checkpointer,
 }
 
 impl Committer {
@@ -211,7 +213,9 @@ impl Committer {
         log: Arc<Log>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
-        writer.pragma_update(None, "wal_autocheckpoint", 4000).map_err(|error| catalog.sort(error))?;
+        // The checkpointer keeps the WAL small; this is for when it cannot.
+        writer.pragma_update(None, "wal_autocheckpoint", 16_000).map_err(|error| catalog.sort(error))?;
+        let checkpointer = Checkpointer::start(catalog.path()).map_err(StartError::Thread)?;
         let applied = catch_up(&catalog, &mut writer, &log, &*clock)?;
         let (queue, requests) = sync_channel(QUEUE_MAX);
         let thread = Thread { catalog, writer, log, clock, noted: applied, behind: false };
@@ -219,7 +223,7 @@ impl Committer {
             .name("commit".to_owned())
             .spawn(move || thread.run(&requests))
             .map_err(StartError::Thread)?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        Ok(Self { queue: Some(queue), thread: Some(thread), _checkpointer: checkpointer })
     }
 
     /// Hands a change over and waits until it is committed or refused.
@@ -691,5 +695,83 @@ impl From<Conflict> for Refusal {
 impl From<ringfence_db::rusqlite::Error> for Refusal {
     fn from(error: ringfence_db::rusqlite::Error) -> Self {
         Self::Sql(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::*;
+
+    /// The catalogue's disk is full: nothing of the batch is on record or
+    /// visible, and everything works again once there is space.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_full_catalogue_disk_refuses_before_the_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let world = World::new(dir.path()).await;
+        let bucket = world.bucket("first").await;
+        let limit = |pages: &'static str| {
+            world.store.chore(move |db| {
+                let sql = format!("PRAGMA max_page_count = {pages}");
+                db.query_row(&sql, [], |_| Ok(()))
+            })
+        };
+        let _put = world.put(&bucket, "before", b"x").await.unwrap();
+        limit("1").await.unwrap();
+        let (mut refused, mut size) = (0, world.log.durable_size());
+        for i in 0..200 {
+            let before = world.log.durable_size();
+            match world.put(&bucket, &format!("{i:0>500}"), b"x").await {
+                Ok(_) => size = world.log.durable_size(),
+                Err(CommitError::Db(_) | CommitError::NotApplied(_)) => {
+                    assert_eq!(world.log.durable_size(), before);
+                    refused += 1;
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert!(refused > 0, "the limit was never reached");
+        assert_eq!(world.log.durable_size(), size);
+        limit("1000000").await.unwrap();
+        let _put = world.put(&bucket, "after", b"x").await.unwrap();
+        assert_eq!(world.get(&bucket, "before").await.unwrap(), b"x");
+        assert!(world.store.check().await.unwrap().is_sound());
+        let all = dump(&world.store);
+        world.close().await;
+        for file in ["catalogue.db", "catalogue.db-wal", "catalogue.db-shm"] {
+            let _absent = std::fs::remove_file(dir.path().join(file));
+        }
+        let world = World::open(dir.path(), START_US + HOUR_US, 2).await.unwrap();
+        assert_eq!(dump(&world.store), all, "log and catalogue say the same");
+    }
+
+    /// A COMMIT that fails after the record: the caller is told so, and the
+    /// next change finds the rows replayed.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_on_record_is_applied_before_the_next_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let world = World::new(dir.path()).await;
+        let bucket = world.bucket("first").await;
+        // A trigger that lets everything pass but the last statement before COMMIT.
+        world
+            .store
+            .chore(|db| {
+                db.execute_batch(
+                    "CREATE TRIGGER stop BEFORE UPDATE ON meta WHEN NEW.name = 'next_seq'
+                     BEGIN SELECT RAISE(ABORT, 'the disk failed'); END",
+                )
+            })
+            .await
+            .unwrap();
+        let unsettled = world.put(&bucket, "a", b"a").await.unwrap_err();
+        let CommitError::Unsettled(seq) = unsettled else { panic!("{unsettled}") };
+        assert!(world.log.lookup(seq).unwrap().redo.is_some());
+        let still = world.put(&bucket, "b", b"b").await.unwrap_err();
+        assert!(matches!(still, CommitError::NotApplied(_)), "{still}");
+        world.store.chore(|db| db.execute_batch("DROP TRIGGER stop")).await.unwrap();
+        let _put = world.put(&bucket, "c", b"c").await.unwrap();
+        assert_eq!(world.get(&bucket, "a").await.unwrap(), b"a");
+        assert!(world.get(&bucket, "b").await.is_none());
+        assert!(world.store.check().await.unwrap().is_sound());
     }
 }

@@ -10,11 +10,19 @@
 //! the point of visibility. The way of a read: [`Catalog::locate`] →
 //! [`Store::fetch`], beside which the read is recorded.
 
+// Unit tests use the support of the integration tests, which names this crate.
+#[cfg(test)]
+extern crate self as ringfence_store;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;
+
 mod act;
 mod apply;
 mod authority;
 mod catalog;
 mod check;
+mod checkpoint;
 mod commit;
 mod compact;
 mod copies;

@@ -149,7 +149,7 @@ async fn multipart_keeps_the_parts_it_names_and_completes_twice_alike() {
     let again = world.complete(&bucket, &upload, kept).await.unwrap_err();
     let CommitError::Conflict(Conflict::AlreadyComplete(completed)) = again else { panic!("{again}") };
     assert_eq!(completed.uid, upload.version.uid);
-    world.clock.advance_us(3600_000_000);
+    world.clock.advance_us(HOUR_US);
     let _erased = world.store.erase_due(0).await.unwrap();
     let _given_up_heads = world.store.erase_due(0).await.unwrap();
     // Part 1, part 2 (packed), part 3 in two chunks, one head.
@@ -188,7 +188,7 @@ async fn a_bucket_with_objects_stays_and_one_with_uploads_goes() {
     let _gone = delete().await.unwrap();
     assert!(world.store.catalog().bucket_by_name(&bucket.name).is_none());
     assert!(world.store.catalog().upload(&upload.id).unwrap().is_none());
-    world.clock.advance_us(3600_000_000);
+    world.clock.advance_us(HOUR_US);
     let _erased = world.store.erase_due(0).await.unwrap();
     assert_eq!(world.names("home").await, Vec::<String>::new());
 }
