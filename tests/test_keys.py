@@ -125,7 +125,7 @@ def test_rotation_while_clients_work_disturbs_nobody(filled):
 def test_a_damaged_keyring_is_refused(filled):
     server = filled
     server.stop()
-    for path in keyring(server):
+    for path in [file for found in keyring(server) for file in (found, *found.rglob("*"))]:
         if path.is_file():
             data = bytearray(path.read_bytes())
             data[len(data) // 2] ^= 1
