@@ -52,7 +52,7 @@ pub(crate) struct Inner {
     pub(crate) segments: RwLock<Vec<Arc<Catalogued>>>,
     /// Segments that are full and wait to be sealed.
     pub(crate) retired: Mutex<Vec<Retired>>,
-    /// Whether the keeper has something to do, or is to end.
+    /// Whether there is housekeeping to do, or it is to end.
     pub(crate) chores: Mutex<Chores>,
     pub(crate) chores_wake: Condvar,
 }
@@ -70,7 +70,9 @@ pub(crate) struct Fresh {
 #[derive(Default)]
 pub(crate) struct Chores {
     pub(crate) kicked: u64,
-    pub(crate) done: u64,
+    /// Up to which kick each of the two has done what was due.
+    pub(crate) supplied: u64,
+    pub(crate) sealed: u64,
     pub(crate) ending: Ending,
 }
 
@@ -90,7 +92,7 @@ impl Inner {
         self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Gives the keeper something to do.
+    /// Gives the supplier and the sealer something to do.
     pub(crate) fn kick(&self) {
         held(&self.chores).kicked += 1;
         self.chores_wake.notify_all();

@@ -11,7 +11,7 @@ use ringfence_format::record::Seq;
 use ringfence_format::tile::{self, Edge, LEVELS_MAX, TILE_HEIGHT, TILE_WIDTH, TileKind, TilePath};
 
 use crate::error::{During, LogError};
-use crate::inner::{Ending, Inner, LeafEntry, held};
+use crate::inner::{Chores, Ending, Inner, LeafEntry, held};
 use crate::publish::Published;
 use crate::segment::{self, RESERVE, SPARE, Segment};
 use crate::space::{Growth, Spare};
@@ -30,24 +30,35 @@ pub(crate) struct Retired {
 const RETRY: Duration = Duration::from_secs(2);
 
 impl Inner {
-    /// The keeper's thread.
-    pub(crate) fn keep_loop(&self) {
-        loop {
-            let seen = held(&self.chores).kicked;
-            self.supply();
-            if let Err(error) = self.seal_retired() {
+    /// The supplier's thread: the sequencer may wait for it.
+    pub(crate) fn supply_loop(&self) {
+        self.chore_loop(Inner::supply, |chores| &mut chores.supplied);
+    }
+
+    /// The sealer's thread, apart from the supplier's: syncing the tiles of a
+    /// segment may take longer than the next segment lasts.
+    pub(crate) fn seal_loop(&self) {
+        let seal = |inner: &Inner| {
+            if let Err(error) = inner.seal_retired() {
                 tracing::warn!(%error, "a full segment of the log could not be sealed yet");
             }
+        };
+        self.chore_loop(seal, |chores| &mut chores.sealed);
+    }
+
+    fn chore_loop(&self, work: impl Fn(&Inner), done: fn(&mut Chores) -> &mut u64) {
+        loop {
+            let seen = held(&self.chores).kicked;
+            work(self);
             let mut chores = held(&self.chores);
-            chores.done = seen;
+            *done(&mut chores) = seen;
             self.chores_wake.notify_all();
             if chores.ending == Ending::Now {
                 return;
             }
-            if chores.kicked == seen {
-                chores = self.chores_wake.wait_timeout(chores, RETRY).unwrap_or_else(PoisonError::into_inner).0;
-            }
-            drop(chores);
+            // Not a plain wait: the other thread's "done" is no reason to work.
+            let idle = |chores: &mut Chores| chores.kicked == seen && chores.ending == Ending::NotYet;
+            drop(self.chores_wake.wait_timeout_while(chores, RETRY, idle).unwrap_or_else(PoisonError::into_inner));
         }
     }
 

@@ -52,7 +52,7 @@ impl Default for Options {
 /// Who does the log's work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Run {
-    /// Threads of its own: sequencer, publisher, keeper.
+    /// Threads of its own: sequencer, publisher, supplier, sealer.
     Threads,
     /// The caller, step by step and in one order, for the simulator: a record
     /// is synced by the call that records it, checkpoints and housekeeping
@@ -110,7 +110,11 @@ impl Log {
         };
         let mut threads = held(&self.threads);
         threads.sequencer = Some(spawn("sequencer", Inner::sequence));
-        threads.others = vec![spawn("publisher", Inner::publish_loop), spawn("keeper", Inner::keep_loop)];
+        threads.others = vec![
+            spawn("publisher", Inner::publish_loop),
+            spawn("supplier", Inner::supply_loop),
+            spawn("sealer", Inner::seal_loop),
+        ];
     }
 
     /// Makes an entry durable, and gives back the evidence of it.
@@ -257,7 +261,7 @@ impl Log {
         self.inner.kick();
         let mut chores = held(&self.inner.chores);
         let mine = chores.kicked;
-        while chores.done < mine && chores.ending == Ending::NotYet {
+        while chores.supplied.min(chores.sealed) < mine && chores.ending == Ending::NotYet {
             chores = self.inner.chores_wake.wait(chores).unwrap_or_else(std::sync::PoisonError::into_inner);
         }
     }
@@ -275,7 +279,7 @@ impl Log {
         let mut threads = std::mem::take(&mut *held(&self.threads));
         let result = match threads.sequencer.take() {
             Some(sequencer) => {
-                // Order matters: the sequencer may wait for the keeper, and the
+                // Order matters: the sequencer may wait for the supplier, and the
                 // publisher publishes what the sequencer wrote last.
                 let ended = sequencer.join();
                 let published = self.inner.publish_and_wait();

@@ -260,7 +260,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Waits until a segment is there; the keeper makes one, or says it cannot.
+    /// Waits until a segment is there; the supplier makes one, or says it cannot.
     fn take_prepared(&self) -> Result<Taken, LogError> {
         let mut front = held(&self.front);
         loop {
