@@ -184,3 +184,67 @@ fn slot_crc(turn: u64, note: &[u8]) -> u32 {
     digest.update(note);
     digest.finalize() as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+    use ringfence_db::disk::sim::{Effect, Fault, SimDisk};
+    use ringfence_format::tile::{leaf_hash, node_hash};
+
+    struct Signer(Ed25519KeyPair);
+
+    impl SignCheckpoint for Signer {
+        fn name(&self) -> &str {
+            "example.org/log"
+        }
+        fn public_key(&self) -> [u8; 32] {
+            self.0.public_key().as_ref().try_into().unwrap()
+        }
+        fn sign(&self, note_text: &[u8]) -> [u8; 64] {
+            self.0.sign(note_text).as_ref().try_into().unwrap()
+        }
+    }
+
+    fn open(disk: &SimDisk) -> Result<CheckpointLock, LogError> {
+        let signer = Signer(Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap());
+        let key = VerifierKey::new(signer.name(), signer.public_key()).unwrap();
+        disk.create_dir_all(Path::new("/log")).unwrap();
+        CheckpointLock::open(disk, Path::new("/log"), Arc::new(signer), key)
+    }
+
+    fn tree(size: u64, root: Hash) -> Checkpoint {
+        Checkpoint { origin: "example.org/log".into(), size, root }
+    }
+
+    #[test]
+    fn invariant_7_only_an_extension_of_the_last_checkpoint_is_signed() {
+        let disk = SimDisk::new();
+        let mut lock = open(&disk).unwrap();
+        let [a, b, c] = [b"a", b"b", b"c"].map(|entry| leaf_hash(entry));
+        let _ = lock.replace(tree(1, a), &[]).unwrap();
+        let fork = lock.replace(tree(2, node_hash(&c, &b)), &[b]);
+        assert!(matches!(fork, Err(NotLocked::Fork { .. })));
+        assert!(matches!(lock.replace(tree(1, c), &[]), Err(NotLocked::Fork { .. })));
+        assert!(matches!(lock.replace(tree(0, a), &[]), Err(NotLocked::Fork { .. })));
+        let locked = lock.replace(tree(2, node_hash(&a, &b)), &[b]).unwrap();
+        assert_eq!(locked.checkpoint().size, 2);
+        assert!(matches!(open(&disk), Err(LogError::InUse(_))));
+        drop(lock);
+        assert_eq!(open(&disk).unwrap().last().unwrap().0.size, 2);
+    }
+
+    #[test]
+    fn a_torn_checkpoint_leaves_the_one_before() {
+        let disk = SimDisk::new();
+        let mut lock = open(&disk).unwrap();
+        let [a, b] = [b"a", b"b"].map(|entry| leaf_hash(entry));
+        let _ = lock.replace(tree(1, a), &[]).unwrap();
+        disk.script(|step| (step.effect == Effect::Sync).then_some(Fault::Stops));
+        assert!(matches!(lock.replace(tree(2, node_hash(&a, &b)), &[b]), Err(NotLocked::Io(_))));
+        for seed in 0..50 {
+            let size = open(&disk.crash(seed)).unwrap().last().unwrap().0.size;
+            assert!(size == 1 || size == 2);
+        }
+    }
+}

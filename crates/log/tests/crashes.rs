@@ -78,7 +78,7 @@ fn effects_of_the_workload() -> u64 {
 }
 
 #[test]
-fn a_crash_at_any_effect_loses_nothing_that_was_acknowledged() {
+fn invariant_1_a_crash_at_any_effect_loses_nothing_that_was_acknowledged() {
     let effects = effects_of_the_workload();
     assert!(effects > 150, "the workload does too little: {effects}");
     for n in 1..=effects {
@@ -144,6 +144,58 @@ fn any_one_failed_operation_costs_at_most_what_was_not_acknowledged() {
             check(&log, &after, &seen, &at);
         }
     }
+}
+
+#[test]
+fn a_crash_under_many_writers_loses_nothing_that_was_acknowledged() {
+    for round in (0..60u64).step_by(every(2)) {
+        let disk = SimDisk::new();
+        let log = open(disk.shared(), &dir(), options(Run::Threads)).unwrap();
+        disk.stop_before(disk.effects() + 5 + round * 3);
+        let mut seen = Seen::default();
+        std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..4)
+                .map(|w| {
+                    scope.spawn({
+                        let log = &log;
+                        move || writer(log, w)
+                    })
+                })
+                .collect();
+            for writer in writers {
+                let (acknowledged, checkpoint) = writer.join().unwrap();
+                seen.acknowledged.extend(acknowledged);
+                let size = |note: &Option<String>| {
+                    note.as_deref().map_or(0, |n| n.lines().nth(1).unwrap().parse::<u64>().unwrap())
+                };
+                if size(&checkpoint) > size(&seen.checkpoint) {
+                    seen.checkpoint = checkpoint;
+                }
+            }
+        });
+        drop(log);
+        let at = format!("round {round}");
+        let after = disk.crash(round);
+        let log = stepped(&after).unwrap_or_else(|e| panic!("{at}: {e}"));
+        check(&log, &after, &seen, &at);
+    }
+}
+
+/// Records until the log fails; what it was told, and the last checkpoint it saw.
+fn writer(log: &Log, writer: u64) -> (Vec<(u64, u64)>, Option<String>) {
+    let (mut acknowledged, mut checkpoint) = (Vec::new(), None);
+    for i in 0.. {
+        match log.record_batch(vec![say(writer * 1_000_000 + i).padded(3000)]) {
+            Ok(done) => acknowledged.push((done[0].index(), done[0].number)),
+            Err(LogError::Busy(_)) => log.settle(),
+            Err(_) => break,
+        }
+        checkpoint = Some(log.checkpoint());
+        if i > 2000 {
+            break;
+        }
+    }
+    (acknowledged, checkpoint)
 }
 
 fn is_segment(path: &Path) -> bool {
