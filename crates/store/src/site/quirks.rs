@@ -163,6 +163,7 @@ pub const TABLE: &[Quirks] = &[
     },
     Quirks {
         provider: "moto",
+        upload_checksum: Some("crc32c"),
         // Small, so that the contract sees more than one page.
         list_page: 100,
         create_only: CreateOnly::Honoured,

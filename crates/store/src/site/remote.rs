@@ -387,6 +387,34 @@ fn listed(site: &RemoteSite, entry: &opendal::Entry) -> Option<Listed> {
 mod tests {
     use super::*;
 
+    /// Where a request for `name` would go, without sending it.
+    async fn address(provider: &str, endpoint: Option<&str>, region: &str) -> String {
+        let id = ringfence_format::names::SiteId::parse("x").expect("a name");
+        let info = SiteInfo::new(id, super::super::SiteKind::Public, "DE", provider);
+        let config = RemoteConfig {
+            service: Service::S3,
+            endpoint: endpoint.map(str::to_owned),
+            bucket: "chunks".into(),
+            prefix: "/below/".into(),
+            region: Some(region.into()),
+        };
+        let secret_key = zeroize::Zeroizing::new("secret".to_owned());
+        let credential = SiteCredential(Kind::S3 { access_key: "key".into(), secret_key });
+        let site = RemoteSite::open(info, &config, credential).expect("configured");
+        let request = site.op.presign_read("a/b", Duration::from_secs(60)).await.expect("signed");
+        request.uri().to_string().split('?').next().unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test]
+    async fn a_request_goes_where_the_provider_wants_it() {
+        let aws = address("aws", None, "eu-central-1").await;
+        assert_eq!(aws, "https://chunks.s3.eu-central-1.amazonaws.com/below/a/b");
+        let plain = address("ceph", Some("https://rgw.example"), "default").await;
+        assert_eq!(plain, "https://rgw.example/chunks/below/a/b");
+        let hosted = address("s3-virtual-host", Some("https://oss.example"), "x").await;
+        assert_eq!(hosted, "https://chunks.oss.example/below/a/b");
+    }
+
     #[test]
     fn a_budget_runs_dry_and_fills_by_successes() {
         let budget = Budget::new(2);
