@@ -7,6 +7,7 @@
 use ringfence_access::Placement;
 use ringfence_access::permit::{Administer, Delete, Write};
 use ringfence_db::rusqlite::Connection;
+use ringfence_format::chunk::Layout;
 use ringfence_format::limits;
 use ringfence_format::names::{BucketId, ObjectKey, ObjectVersion, SiteId, UploadId, VersionUid};
 use ringfence_format::record::TimeUs;
@@ -267,7 +268,9 @@ fn complete_upload(
 /// epoch is the one on record: upholds INVARIANTS 3 and 5.
 fn check_evidence(db: &Connection, decided: &Decided, version: &Version, copies: &Copies) -> Result<(), Refusal> {
     let permitted = decided.object.as_ref() == Some(copies.object());
-    if !permitted || !copies.are_of(version) || version.delete_marker || version.head.is_none() {
+    let adds_up = version.parts.iter().map(|part| part.plain_len).sum::<u64>() == version.size;
+    let readable = adds_up && version.parts.iter().all(|part| Layout::of(part).is_ok()) && version.head.is_some();
+    if !permitted || !copies.are_of(version) || version.delete_marker || !readable {
         return Err(Conflict::NotTheSameObject.into());
     }
     check_epoch(db, decided, copies.policy_epoch())
@@ -438,7 +441,7 @@ fn put_part(held: &mut Held<Write>, put: &mut PutPart, db: &Connection) -> Resul
     let bucket = existing_bucket(db, &begun.version.bucket)?;
     let decided = held.decide(&Standing { bucket: Some(&bucket), current: None })?;
     let one_object = decided.object.as_ref() == Some(stored.object()) && is_object(stored.object(), &begun.version);
-    if !one_object || !stored.is(part) {
+    if !one_object || !stored.is(part) || Layout::of(part).is_err() {
         return Err(Conflict::NotTheSameObject.into());
     }
     renew(&decided, stored.policy_epoch(), place_again, |placement| stored.renew(placement))?;

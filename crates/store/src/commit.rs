@@ -42,6 +42,8 @@ use crate::rows::{self, Rows, meta, to_cbor};
 pub const QUEUE_MAX: usize = 4096;
 /// Requests in one transaction and one sync.
 pub const BATCH_MAX: usize = 256;
+/// How often a batch waits for the log's housekeeping before it is refused.
+const BUSY_ROUNDS_MAX: u32 = 20;
 /// How long the thread waits before it looks whether it should note how far
 /// the log has come.
 const IDLE: Duration = Duration::from_secs(1);
@@ -493,18 +495,31 @@ impl Thread {
             return;
         }
         metrics::histogram!("ringfence_commit_batch").record(batch.len() as f64);
+        let mut waited = 0;
         loop {
             let Err(failure) = self.attempt(&mut batch) else { return };
-            let reserved = match &failure {
-                Failure::Log(LogError::Full(_)) => Class::Reserved,
+            match &failure {
+                // Segments are used up faster than they are prepared: the
+                // callers wait for that here, where they would wait anyway.
+                Failure::Log(LogError::Busy(_)) if waited < BUSY_ROUNDS_MAX => {
+                    waited += 1;
+                    self.log.settle();
+                }
+                Failure::Log(LogError::Full(_)) => {
+                    let (rest, refused): (Vec<_>, Vec<_>) =
+                        batch.into_iter().partition(|request| request.act.class() == Class::Reserved);
+                    if refused.is_empty() {
+                        return refuse_all(rest, &failure);
+                    }
+                    refuse_all(refused, &failure);
+                    batch = rest;
+                }
+                // One record that cannot be made must not refuse its neighbours.
+                Failure::Log(LogError::TooLarge(_) | LogError::Seal(_)) if batch.len() > 1 => {
+                    return batch.into_iter().for_each(|request| self.settle(vec![request]));
+                }
                 _ => return refuse_all(batch, &failure),
-            };
-            let (rest, refused): (Vec<_>, Vec<_>) = batch.into_iter().partition(|r| r.act.class() >= reserved);
-            if refused.is_empty() {
-                return refuse_all(rest, &failure);
             }
-            refuse_all(refused, &failure);
-            batch = rest;
         }
     }
 

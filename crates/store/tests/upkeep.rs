@@ -181,11 +181,14 @@ async fn when_the_log_is_full_writes_stop_and_deletes_go_on() {
     }
     assert!(full, "the budget was never used up");
     let before = dump(&world.store);
-    let refused = world.put(&bucket, "one-more", b"x").await.unwrap_err();
+    // As long as those before: a shorter record might still fit.
+    let long = |name: &str| format!("{name:0>1000}");
+    let refused = world.put(&bucket, &long("one-more"), b"x").await.unwrap_err();
     assert!(matches!(refused, CommitError::Log(LogError::Full(_))), "{refused}");
     assert_eq!(dump(&world.store), before, "nothing of a refused write is visible");
+    let again = long("again");
     // In one batch with a write that is refused, a delete is committed.
-    let (write, delete) = tokio::join!(world.put(&bucket, "again", b"x"), world.delete(&bucket, &["a"]));
+    let (write, delete) = tokio::join!(world.put(&bucket, &again, b"x"), world.delete(&bucket, &["a"]));
     assert!(write.is_err());
     let _gone = delete.unwrap();
     assert!(world.get(&bucket, "a").await.is_none());
