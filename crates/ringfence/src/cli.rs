@@ -5,6 +5,7 @@
 //! step. Exit codes stand in [`failure::Kind`].
 
 mod connect;
+mod demo;
 mod failure;
 mod offline;
 mod operator;
@@ -59,6 +60,12 @@ enum Command {
     /// Start the S3 endpoint on the data directory, which the first start makes.
     #[command(after_help = "Examples:\n  ringfence serve\n  ringfence serve --data /srv/ringfence --s3 127.0.0.1:9300")]
     Serve(ServeArgs),
+    /// Show everything on a real folder: upload, placement, ciphertext, proof, refusals.
+    #[command(after_help = "Examples:\n  ringfence demo\n  ringfence demo ~/Documents")]
+    Demo {
+        /// The folder to upload; the current one if left out.
+        folder: Option<PathBuf>,
+    },
     /// Where an object lies: label, sites, copies, sealed size, deciding policy.
     #[command(after_help = "Example:\n  ringfence where s3://invoices/2026/04.pdf")]
     Where {
@@ -183,6 +190,21 @@ enum LogCommand {
         #[arg(long, value_name = "CHECKPOINT")]
         against: Option<PathBuf>,
     },
+    /// The proof that a request is on record, for anybody to check offline.
+    #[command(after_help = "Example:\n  ringfence log prove AAAAAAAAAAB2K > request.proof")]
+    Prove {
+        /// The request id.
+        request: String,
+    },
+    /// Check such a proof with nothing but the log's public key.
+    #[command(after_help = "Example:\n  ringfence log check request.proof --key log.vkey")]
+    Check {
+        /// The proof.
+        proof: PathBuf,
+        /// The verifier key file; DIR/log/log.vkey if left out.
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+    },
     /// Print records; reading the log is itself recorded.
     #[command(
         after_help = "Examples:\n  ringfence log show\n  ringfence log show AAAAAAAAAAB2K\n  ringfence log show --from 100 --limit 20 --json"
@@ -290,6 +312,8 @@ fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
     let common = cli.common;
     match cli.command {
         Command::Serve(arguments) => crate::serve::run(&common, &arguments, output),
+        Command::Demo { folder } => demo::run(&common, folder, output),
+        Command::Log(LogCommand::Check { proof, key }) => offline::log_check(&common, &proof, key, output),
         Command::Log(LogCommand::Verify { log, key, against }) => {
             offline::log_verify(&common, log, key, against, output)
         }

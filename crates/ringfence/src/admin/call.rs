@@ -42,6 +42,10 @@ pub enum Call {
     PolicyExplain { request: String },
     /// Where an object lies.
     Where { bucket: String, key: String },
+    /// A bucket's objects and bytes by label and site.
+    Usage { bucket: String },
+    /// The proof that a request is on record, for anybody to check.
+    LogProve { request: String },
     /// Records.
     LogShow { request: Option<String>, from: Option<u64>, limit: u64 },
     /// Check every copy.

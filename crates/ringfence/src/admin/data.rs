@@ -1,5 +1,6 @@
 //! `status`, `where`, `scrub` and `sweep`: what is there, and upkeep of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ringfence_access::permit::Administer;
@@ -24,6 +25,8 @@ pub(super) fn status(installation: &Installation) -> Result<Value, Failure> {
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "data": installation.dir().display().to_string(),
+        "s3": installation.config().s3.addr,
+        "admin": installation.config().admin.addr,
         "obstacle": installation.obstacle(),
         "log": {
             "origin": log.verifier_key().name(),
@@ -122,6 +125,43 @@ fn find(installation: &Installation, bucket: &str, key: &str) -> Result<(Arc<Buc
     let version = found.map_err(|e| Failure::new(Kind::Unavailable, e))?;
     let version = version.filter(|v| !v.delete_marker).ok_or_else(missing)?;
     Ok((bucket, version))
+}
+
+/// The bucket an operator asks about.
+pub(super) fn ask_usage(installation: &Installation, bucket: &str) -> Result<Ask, Failure> {
+    let bucket = find_bucket(installation, bucket)?;
+    let label = installation.labels.of_bucket(&bucket.tenant, &bucket.name, &bucket.tags);
+    Ok(Ask::on_bucket("admin:Usage", &bucket, &label))
+}
+
+/// A bucket's objects and bytes by label and site, one row for each.
+pub(super) fn usage(installation: &Installation, bucket: &str) -> Result<Value, Failure> {
+    let bucket = find_bucket(installation, bucket)?;
+    let mut sums: BTreeMap<(usize, String, String), (u64, u64, u64)> = BTreeMap::new();
+    let mut after = 0;
+    loop {
+        let page = installation.catalog().walk(after, 1024).map_err(|e| Failure::new(Kind::Unavailable, e))?;
+        let Some((last, _)) = page.last() else { break };
+        after = *last;
+        for (_, version) in page.iter().filter(|(_, v)| v.bucket == bucket.id && !v.delete_marker) {
+            let rank = installation.labels.labels().rank(&version.label).unwrap_or(usize::MAX);
+            let sealed: u64 = version.parts.iter().map(|p| p.sealed_len).sum();
+            for copy in &version.copies {
+                let row = sums.entry((rank, version.label.to_string(), copy.site.to_string())).or_default();
+                *row = (row.0 + 1, row.1 + version.size, row.2 + sealed);
+            }
+        }
+    }
+    let rows = sums.into_iter().map(|((_, label, site), (objects, bytes, sealed))| {
+        json!({ "label": label, "site": site, "objects": objects, "bytes": bytes, "sealed_bytes": sealed })
+    });
+    Ok(json!({ "bucket": bucket.name, "usage": rows.collect::<Vec<_>>() }))
+}
+
+fn find_bucket(installation: &Installation, bucket: &str) -> Result<Arc<Bucket>, Failure> {
+    let name = BucketName::parse(bucket).map_err(|e| Failure::new(Kind::Usage, e))?;
+    let found = installation.catalog().bucket_by_name(&name);
+    found.ok_or_else(|| Failure::new(Kind::Usage, format!("there is no bucket `{name}`")))
 }
 
 /// Erases what deletes, overwrites and failed writes left behind.

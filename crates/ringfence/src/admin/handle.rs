@@ -56,6 +56,8 @@ async fn after_record(
         Call::PolicyTest { text, cases } => policy::test(installation, text, cases),
         Call::PolicyExplain { request } => logs::explain(installation, &request),
         Call::Where { bucket, key } => data::whereabouts(installation, &bucket, &key),
+        Call::Usage { bucket } => data::usage(installation, &bucket),
+        Call::LogProve { request } => logs::prove(installation, &request).await,
         Call::LogShow { request: Some(request), .. } => logs::show_one(installation, &request),
         Call::LogShow { request: None, from, limit } => logs::show(installation, from, limit),
         Call::Scrub => data::scrub(installation, receipt, progress).await,
@@ -132,6 +134,8 @@ fn ask(installation: &Installation, call: &Call) -> Result<Ask, Failure> {
         }
         Call::PolicyExplain { request } => detailed(Ask::on_installation("admin:PolicyExplain"), request.clone()),
         Call::Where { bucket, key } => data::ask_where(installation, bucket, key)?,
+        Call::Usage { bucket } => data::ask_usage(installation, bucket)?,
+        Call::LogProve { request } => detailed(Ask::on_installation("admin:LogProve"), request.clone()),
         Call::LogShow { request, from, limit } => {
             let what = request.clone().unwrap_or_else(|| match from {
                 Some(from) => format!("from {from}, {limit}"),

@@ -53,6 +53,25 @@ pub(super) fn explain(installation: &Installation, id: &str) -> Result<Value, Fa
     Ok(explained)
 }
 
+/// The proof that a request is on record, as C2SP tlog-proof: whoever has the
+/// log's public key can check it, without us and without any other key.
+pub(super) async fn prove(installation: &Installation, id: &str) -> Result<Value, Failure> {
+    let (seq, _) = requested(installation, id)?;
+    let log = installation.log().clone();
+    // Waits for a checkpoint that covers the record.
+    let proof = tokio::task::spawn_blocking(move || log.publish().and_then(|()| log.prove(seq))).await;
+    let proof = proof.map_err(Failure::internal)?.map_err(|e| Failure::new(Kind::Unavailable, e))?;
+    let key = installation.log().verifier_key();
+    let checkpoint = proof.verify(key).map_err(Failure::internal)?;
+    Ok(json!({
+        "request_id": request_id(seq),
+        "index": seq,
+        "size": checkpoint.size,
+        "verifier_key": key.to_string(),
+        "proof": proof.to_text(),
+    }))
+}
+
 /// What was recorded later about how a request ended.
 fn outcomes(installation: &Installation, of: Seq) -> Vec<Value> {
     let log = installation.log();

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use ringfence_db::disk::RealDisk;
 use ringfence_format::checkpoint::VerifierKey;
+use ringfence_format::proof::Proof;
 use ringfence_log::fsck;
 use ringfence_vault::{Passphrase, Vault};
 
@@ -45,10 +46,7 @@ pub fn log_verify(
 ) -> Result<(), Failure> {
     let dir = log.unwrap_or_else(|| common.data.join("log"));
     let key_file = key.unwrap_or_else(|| dir.join("log.vkey"));
-    let key: VerifierKey = read(&key_file)?
-        .trim_end()
-        .parse()
-        .map_err(|e| Failure::new(Kind::Usage, format!("`{}` is not a verifier key: {e}", key_file.display())))?;
+    let key = verifier_key(&key_file)?;
     let earlier = against.map(|file| read(&file)).transpose()?;
     let bar = output.progress("entries", 0);
     let verified = fsck::verify(&RealDisk, &dir, &key, earlier.as_deref(), |done, total| {
@@ -91,6 +89,47 @@ pub fn log_verify(
         }
     });
     Ok(())
+}
+
+/// `ringfence log check`: one proof, one public key, nothing else.
+pub fn log_check(common: &Common, proof: &Path, key: Option<PathBuf>, output: &Output) -> Result<(), Failure> {
+    let key = verifier_key(&key.unwrap_or_else(|| common.data.join("log").join("log.vkey")))?;
+    let checked = check_proof(&read(proof)?, &key)?;
+    output.answer(&checked, |o| {
+        o.say(&format!(
+            "{} record #{} is in the log of {} entries",
+            o.good("verified:"),
+            checked["index"],
+            checked["size"]
+        ));
+        o.field("log", key.name());
+        for field in ["core", "subject", "resource"] {
+            o.field(field, &checked[field].to_string());
+        }
+    });
+    Ok(())
+}
+
+/// What a proof proves: the record's place and fields.
+pub fn check_proof(text: &str, key: &VerifierKey) -> Result<serde_json::Value, Failure> {
+    let wrong = |e: &dyn std::fmt::Display| Failure::new(Kind::Wrong, format!("the proof does not hold: {e}"));
+    let proof = Proof::from_text(text).map_err(|e| wrong(&e))?;
+    let checkpoint = proof.verify(key).map_err(|e| wrong(&e))?;
+    let fields = proof.openings.fields().map_err(|e| wrong(&e))?;
+    Ok(json!({
+        "verified": true,
+        "index": proof.index,
+        "size": checkpoint.size,
+        "core": fields.core,
+        "subject": fields.subject,
+        "resource": fields.resource,
+    }))
+}
+
+/// A verifier key file.
+pub fn verifier_key(file: &Path) -> Result<VerifierKey, Failure> {
+    let wrong = |e| Failure::new(Kind::Usage, format!("`{}` is not a verifier key: {e}", file.display()));
+    read(file)?.trim_end().parse().map_err(wrong)
 }
 
 /// `ringfence recover`

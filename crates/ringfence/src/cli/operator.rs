@@ -20,6 +20,7 @@ pub fn run(common: &Common, command: Command, output: &Output) -> Result<(), Fai
         Command::Site(SiteCommand::List) => site_list(common, output),
         Command::Site(SiteCommand::Check { site }) => site_check(common, site, output),
         Command::Log(LogCommand::Show { request, from, limit }) => log_show(common, request, from, limit, output),
+        Command::Log(LogCommand::Prove { request }) => log_prove(common, request, output),
         Command::Key(command) => key(common, command, output),
         Command::Keys(KeysCommand::Backup { file }) => keys_backup(common, &file, output),
         Command::Keys(KeysCommand::Rotate { tenant }) => keys_rotate(common, tenant, output),
@@ -30,7 +31,8 @@ pub fn run(common: &Common, command: Command, output: &Output) -> Result<(), Fai
         Command::Serve(_)
         | Command::Recover
         | Command::Config(_)
-        | Command::Log(LogCommand::Verify { .. })
+        | Command::Demo { .. }
+        | Command::Log(LogCommand::Verify { .. } | LogCommand::Check { .. })
         | Command::Keys(KeysCommand::Restore { .. }) => unreachable!("these run without the server"),
     }
 }
@@ -298,6 +300,12 @@ fn log_show(
             }
         }
     });
+    Ok(())
+}
+
+fn log_prove(common: &Common, request: String, output: &Output) -> Result<(), Failure> {
+    let proved = ask(common, Call::LogProve { request }, output)?;
+    output.answer(&proved, |o| o.line(proved["proof"].as_str().unwrap_or_default().trim_end()));
     Ok(())
 }
 
