@@ -24,7 +24,6 @@ use ringfence_access::policy::Announces;
 use ringfence_db::DbError;
 use ringfence_db::clock::Clock;
 use ringfence_db::rusqlite::{Connection, TransactionBehavior};
-use ringfence_format::leaf::redo_digest;
 use ringfence_format::names::ObjectVersion;
 use ringfence_format::record::{Record, Seq, TimeUs};
 use ringfence_format::redo::Redo;
@@ -36,7 +35,7 @@ use crate::apply::{apply, close_incarnations};
 use crate::catalog::Catalog;
 use crate::checkpoint::Checkpointer;
 use crate::outcome::{Conflict, Outcome};
-use crate::rows::{self, Rows, meta, to_cbor};
+use crate::rows::{self, Rows, meta};
 
 /// Requests that may wait; one more answers [`CommitError::Busy`].
 pub const QUEUE_MAX: usize = 4096;
@@ -135,7 +134,7 @@ impl Entry for Commit {
     fn to_record(&self, now_us: TimeUs) -> Record {
         let mut record = self.by.to_record(now_us);
         if let Some(redo) = &self.redo {
-            record.core.redo_sha256 = Some(redo_digest(&to_cbor(&**redo)));
+            // The log commits to the redo by its digest, which it computes.
             describe(redo, &mut record);
             record.redo = Some(Redo::clone(redo));
         }
