@@ -72,7 +72,8 @@ def test_aws_cli_presigns_what_anybody_may_fetch(aws, server, tmp_path):
     aws("s3", "mb", f"s3://{name}")
     (tmp_path / "f").write_bytes(b"shared")
     aws("s3", "cp", tmp_path / "f", f"s3://{name}/a b+c")
-    url = aws("s3", "presign", f"s3://{name}/a b+c", "--expires-in", "60").stdout.strip()
+    # In us-east-1 SDKs still presign with SigV2 unless told otherwise, which we leave out.
+    url = aws("s3", "presign", f"s3://{name}/a b+c", "--expires-in", "60", "--region", "eu-central-1").stdout.strip()
     with urlopen(url) as answer:
         assert answer.read() == b"shared"
 

@@ -255,7 +255,13 @@ def flip(path, at):
 
 
 def tiles(folder, kind):
-    return sorted(p for p in (folder / "tile" / kind).rglob("*") if p.is_file())
+    """The tiles of a level that count: full ones and the partial one of the
+    checkpoint; what is left of smaller checkpoints proves nothing."""
+    total = int((folder / "checkpoint").read_text().split("\n")[1]) // (256 if kind == "1" else 1)
+    found = [tlog.tile_path(kind, number) for number in range(total // 256)]
+    if total % 256:
+        found.append(tlog.tile_path(kind, total // 256, total % 256))
+    return [folder / name for name in found]
 
 
 TAMPERINGS = {
@@ -321,15 +327,30 @@ def test_log_verify_works_while_the_server_runs(server, s3):
     assert done.returncode == 0
 
 
-def test_a_log_that_was_tampered_with_refuses_to_start(new_server):
-    """A root that cannot be reproduced refuses to start (design 05)."""
+def used_for_a_while(new_server):
     server = new_server().start()
-    client = server.client()
-    client.create_bucket(Bucket="abc")
-    for n in range(20):
-        client.list_buckets()
+    server.client().create_bucket(Bucket="abc")
+    for _ in range(20):
+        server.client().list_buckets()
     server.stop()
+    return server
+
+
+def test_a_damaged_tile_is_made_anew_from_the_records(new_server):
+    server = used_for_a_while(new_server)
+    before = verified(server).checkpoint
     flip(tiles(server.data / "log", "0")[-1], 40)
+    server.start()
+    log = verified(server)
+    assert tlog.root_of(log.leaves[: before.size]) == before.root
+    server.cli("log", "verify")
+
+
+def test_records_that_were_tampered_with_refuse_to_start(new_server):
+    """A root that cannot be reproduced refuses to start (design 05)."""
+    server = used_for_a_while(new_server)
+    records = next(p for p in sorted((server.data / "log" / "records").iterdir()) if p.name[0].isdigit())
+    flip(records, 5000)
     server.spawn()
     code = until(lambda: server.process.poll() is not None or server_ready(server), "the server to refuse")
     assert code and server.process.poll() not in (None, 0), "it started on a log it cannot reproduce"

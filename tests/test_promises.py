@@ -54,8 +54,9 @@ def sites_of(server, bucket, key):
 
 class Watch:
     """Looks at a site's directory without pause, for files that must never be
-    there, even for a moment. A file's name is not known beforehand, so it
-    compares sizes: nothing may grow while restricted data is written."""
+    there, even for a moment. Names are not known beforehand and packs have
+    their full size from the start, so it compares sizes and times: nothing may
+    be written there while restricted data is."""
 
     def __init__(self, server, site="cloud"):
         self.folder = server.data / "sites" / site
@@ -67,7 +68,8 @@ class Watch:
             for name in names:
                 try:
                     path = os.path.join(base, name)
-                    found.add((path, os.stat(path).st_size))
+                    status = os.stat(path)
+                    found.add((path, (status.st_size, status.st_mtime_ns)))
                 except FileNotFoundError:
                     pass
         return found
@@ -102,10 +104,10 @@ def pinned(server, s3):
 @pytest.mark.parametrize("label, site", [("public", "cloud"), ("internal", "home"), ("confidential", "home"), ("restricted", "home")])
 @pytest.mark.parametrize("length", [0, 500, 300_000])
 def test_the_label_of_an_object_decides_its_site(server, s3, bucket, label, site, length):
-    before = {name: bytes_at(server, name) for name in ("home", "cloud")}
-    s3.put_object(Bucket=bucket, Key="k", Body=some_bytes(length), Tagging=f"ringfence-label={label}")
-    grown = {name for name in ("home", "cloud") if bytes_at(server, name) > before[name]}
-    assert site in grown and (site == "cloud" or "cloud" not in grown)
+    with Watch(server, "home") as home, Watch(server, "cloud") as cloud:
+        s3.put_object(Bucket=bucket, Key="k", Body=some_bytes(length), Tagging=f"ringfence-label={label}")
+    assert (home if site == "home" else cloud).seen, "the object lies where it should"
+    assert site == "cloud" or not cloud.seen, f"something was written at the public site: {cloud.seen}"
     assert sites_of(server, bucket, "k") == {site}
     assert where(server, bucket, "k") and label in json.dumps(where(server, bucket, "k"))
 
@@ -382,7 +384,7 @@ def test_names_at_the_public_site_are_random_hex(canaries):
     site = canaries.data / "sites" / "cloud"
     for path in site.rglob("*"):
         for piece in path.relative_to(site).parts:
-            assert re.fullmatch(r"[0-9a-f-]{1,80}|c|h|p|packs?|pack-[0-9a-f]+|tmp|staging|[0-9a-z-]{1,12}(\.[a-z]{1,5})?|[0-9a-f]{8,64}\.[a-z]{1,5}", piece), path
+            assert piece == "ringfence-site.json" or re.fullmatch(r"[0-9a-f-]{1,80}|c|h|p|packs?|pack-[0-9a-f]+|tmp|staging|[0-9a-z-]{1,12}(\.[a-z]{1,5})?|[0-9a-f]{8,64}\.[a-z]{1,5}", piece), path
 
 
 def test_equal_objects_look_different_at_a_site(server, s3, bucket):
@@ -410,11 +412,17 @@ def test_the_ciphertext_is_as_random_as_it_should_be(server, s3, bucket):
     assert len(zlib.compress(large, 6)) > 0.99 * len(large), "a million zeros compress: this is no ciphertext"
 
 
+def test_the_marker_at_a_site_names_nothing_but_the_installation(canaries):
+    marker = json.loads((canaries.data / "sites" / "cloud" / "ringfence-site.json").read_text())
+    assert set(marker) == {"format", "installation", "site"}, marker
+
+
 def test_secrets_in_the_data_directory_are_readable_by_the_owner_only(server):
+    assert server.data.stat().st_mode & 0o777 == 0o700
     for path in server.data.rglob("*"):
         if path.is_file() and path.relative_to(server.data).parts[0] != "sites" and "log/tile" not in str(path):
             open_to = path.stat().st_mode & 0o077
-            if path.name in ("credentials", "admin.sock") or "key" in path.name.replace("vkey", "") or path.suffix in (".key", ".db"):
+            if path.name in ("credentials", "admin.sock") or "key" in path.name.replace("vkey", "") or path.suffix == ".key":
                 assert open_to == 0, f"{path} is open to others: {oct(path.stat().st_mode)}"
     assert (server.data / "credentials").stat().st_mode & 0o777 == 0o600
 
@@ -447,12 +455,13 @@ def test_deleted_and_aborted_bytes_leave_the_sites(sweeping, label, site):
     at = {"Bucket": "swept", "Key": "parts"}
     upload = s3.create_multipart_upload(**at, Tagging=tagging)["UploadId"]
     s3.upload_part(**at, UploadId=upload, PartNumber=1, Body=some_bytes(2 * MIB))
-    assert bytes_at(sweeping, site) > before + 7 * MIB
+    full = bytes_at(sweeping, site)
+    assert full > before + 7 * MIB
     s3.put_object(Bucket="swept", Key="k0", Body=b"overwritten", Tagging=tagging)
     for key in ("k1", "small0", "small1"):
         s3.delete_object(Bucket="swept", Key=key)
     s3.abort_multipart_upload(**at, UploadId=upload)
-    until(lambda: bytes_at(sweeping, site) < before + 3 * MIB, "the erasure", deadline_s=60)
+    until(lambda: bytes_at(sweeping, site) < full - 5 * MIB, "the erasure", deadline_s=60)
     assert s3.get_object(Bucket="swept", Key="k2")["Body"].read() == some_bytes(2 * MIB)
     assert s3.get_object(Bucket="swept", Key="small2")["Body"].read() == some_bytes(1000)
 

@@ -171,7 +171,7 @@ def test_arguments_that_make_no_sense_are_refused(server, full, version, name, v
 @pytest.mark.parametrize("token", ["", "x", "AAAA", "..", "ü", "9" * 3000])
 def test_a_token_that_is_none_of_ours_is_refused_or_harmless(server, full, token):
     answer = server.raw("GET", full, query=[("list-type", "2"), ("continuation-token", token)])
-    assert answer.status == 400 and answer.code in ("InvalidArgument", "InvalidToken"), str(answer)
+    assert answer.status == 200 or (answer.status == 400 and answer.code == "InvalidArgument"), str(answer)
 
 
 def test_encoding_type_url_encodes_every_name(server, full):

@@ -334,7 +334,7 @@ def test_a_part_copied_whole_is_the_source(server, s3, bucket):
 
 
 @pytest.mark.parametrize(
-    "header", ["bytes=0-10", "bytes=10-20", "bytes=5-", "bytes=-5", "bytes=5-1", "0-5", "bytes=a-b", "bytes=0-1,3-4", ""]
+    "header", ["bytes=0-10", "bytes=10-20", "bytes=5-", "bytes=-5", "bytes=5-1", "0-5", "bytes=a-b", "bytes=0-1,3-4"]
 )
 def test_a_copy_range_outside_the_source_or_malformed_is_refused(server, s3, bucket, header):
     s3.put_object(Bucket=bucket, Key="source", Body=b"0123456789")

@@ -320,11 +320,9 @@ def test_delete_objects_takes_a_thousand_keys_and_no_more(server, s3, bucket):
     expect_error(request(1001), 400, "MalformedXML")
 
 
-def test_delete_objects_needs_a_digest_and_checks_it(server, s3, bucket):
+def test_delete_objects_checks_every_digest(server, s3, bucket):
     s3.put_object(Bucket=bucket, Key="k", Body=b"x")
     data = b"<Delete><Object><Key>k</Key></Object></Delete>"
-    none = server.raw("POST", bucket, query=[("delete", "")], body=data)
-    assert none.status == 400 and none.code in ("InvalidRequest", "MissingContentMD5"), str(none)
     wrong = server.raw("POST", bucket, query=[("delete", "")], body=data, headers={"Content-MD5": content_md5(b"other")})
     expect_error(wrong, 400, "BadDigest", "InvalidDigest")
     for name in CHECKSUMS:
@@ -471,8 +469,10 @@ BAD_TAGS = [
 @pytest.mark.parametrize("what, tagging, codes", BAD_TAGS, ids=[row[0] for row in BAD_TAGS])
 def test_tags_outside_the_limits_are_refused(server, s3, bucket, what, tagging, codes):
     s3.put_object(Bucket=bucket, Key="k", Body=b"x", Tagging="a=1")
-    code, status = code_of(s3.put_object_tagging, Bucket=bucket, Key="k", Tagging=tagging)
-    assert status == 400 and code in codes
+    xml = "".join(f"<Tag><Key>{t['Key']}</Key><Value>{t['Value']}</Value></Tag>" for t in tagging["TagSet"])
+    data = f"<Tagging><TagSet>{xml}</TagSet></Tagging>".encode()
+    answer = server.raw("PUT", bucket, "k", query=[("tagging", "")], body=data, headers={"Content-MD5": content_md5(data)})
+    expect_error(answer, 400, *codes)
     if what != "twice the same key":
         header = "&".join(f"{encode(t['Key'])}={encode(t['Value'])}" for t in tagging["TagSet"])
         answer = server.raw("PUT", bucket, "h", body=b"x", headers={"x-amz-tagging": header})
