@@ -49,6 +49,7 @@ class Worker:
         self.right = {key: {None} for key in self.keys}  # a state: None or (body, tags)
         self.version = 0
         self.acknowledged = 0
+        self.wrong = []  # what the server answered though nobody pulled a plug
 
     # -- states --
 
@@ -76,7 +77,10 @@ class Worker:
                 raise Lost from error
             for key in changes:  # Refused: nothing may have changed.
                 self.right[key] = before[key]
-            raise
+            code = error.response["Error"]["Code"]
+            if code != "ConditionalRequestConflict":  # That one means: ask again.
+                self.wrong.append(f"{sorted(changes)}: {code}: {error}")
+            return
         except (BotoCoreError, HTTPClientError, OSError, http.client.HTTPException) as error:
             raise Lost from error
         for key, state in changes.items():
@@ -129,6 +133,8 @@ class Worker:
                 self.step(s3)
         except Lost:
             pass
+        except AssertionError as error:
+            self.wrong.append(str(error))
         except (BotoCoreError, HTTPClientError, OSError, http.client.HTTPException):
             pass  # A read was cut off.
 
@@ -142,7 +148,7 @@ class Worker:
         except ClientError as error:
             if error.response["Error"]["Code"] == "NoSuchKey":
                 return None
-            raise
+            raise Lost(str(error)) from error
         return body, frozenset((t["Key"], t["Value"]) for t in tags)
 
     def check_key(self, s3, key):
@@ -186,6 +192,7 @@ def cut(server, workers, choice):
     for thread in threads:
         thread.join(90)
         assert not thread.is_alive()
+    assert not [w.wrong for w in workers if w.wrong], [w.wrong for w in workers]
 
 
 def start_with_cuts(server, choice):
