@@ -83,6 +83,12 @@ impl Act {
         labelled.map_err(|unknown| Refused::new("InvalidTag", unknown.to_string()))
     }
 
+    /// The label an object without a tag of its own has in this bucket.
+    fn inherited(&self, bucket: &Bucket, key: &ObjectKey) -> Label {
+        let labelled = self.at.labels.effective(&bucket.tenant, &bucket.name, &bucket.tags, key, &Vec::new());
+        labelled.map_or_else(|_| self.at.labels.labels().strictest().clone(), |labelled| labelled.inherited)
+    }
+
     /// The label for decisions about the bucket itself.
     fn bucket_label(&self, bucket: &Bucket) -> Label {
         self.at.labels.of_bucket(&bucket.tenant, &bucket.name, &bucket.tags)

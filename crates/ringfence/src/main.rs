@@ -13,5 +13,8 @@ mod telemetry;
 mod upkeep;
 
 fn main() -> std::process::ExitCode {
+    // What this process makes is its user's alone: catalogue, records, packs
+    // and sockets, whatever the shell allows to others.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     cli::run()
 }

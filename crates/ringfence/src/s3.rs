@@ -78,13 +78,20 @@ impl Wire {
         let mut request = request.map(Body::from);
         let scope = Arc::new(Scope::of(origin(&request), claimed_key(&request)));
         request.extensions_mut().insert(scope.clone());
-        let response = match self.s3.call(request).await {
+        let called = match before(request).await {
+            Ok(request) => self.s3.call(request).await,
+            Err(refused) => Ok(error(refused.0, refused.1, refused.2)),
+        };
+        let mut response = match called {
             Ok(response) => response,
             Err(error) => {
                 tracing::error!("a request could not be answered: {error}");
                 plain(StatusCode::INTERNAL_SERVER_ERROR)
             }
         };
+        if response.status() == StatusCode::OK && response.headers().contains_key(http::header::CONTENT_RANGE) {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
         let response = self.on_record(&scope, response).await;
         let op = scope.op();
         let status = response.status().as_u16().to_string();
@@ -202,11 +209,51 @@ fn name_request(response: &mut Response<Body>, id: &str) {
     *response.body_mut() = Body::from(text);
 }
 
+type Early = (StatusCode, &'static str, &'static str);
+
+/// What must be refused before the library looks at it.
+///
+/// - A session token: nobody has issued one, so it is no credential, whatever
+///   the signature beside it is worth (ruling 23).
+/// - A form upload, which is not built and carries its credential in its body.
+/// - A document longer than any we read.
+/// - A bulk delete whose body is not what its digest says: the library reads
+///   that body and compares nothing.
+async fn before(mut request: Request<Body>) -> Result<Request<Body>, Early> {
+    let query = request.uri().query().unwrap_or_default();
+    let asks = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
+    if request.headers().contains_key("x-amz-security-token") || asks("X-Amz-Security-Token") {
+        return Err((StatusCode::BAD_REQUEST, "InvalidToken", "the provided token is malformed or otherwise not valid"));
+    }
+    let text = |name: http::HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let post = request.method() == http::Method::POST;
+    if post && text(http::header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("multipart/form-data")) {
+        return Err((StatusCode::NOT_IMPLEMENTED, "NotImplemented", "form uploads are not implemented"));
+    }
+    let len = text(http::header::CONTENT_LENGTH).and_then(|len| len.parse::<u64>().ok()).unwrap_or(0);
+    let document = post || asks("tagging");
+    if document && len > limits::XML_BODY_BYTES_MAX as u64 {
+        return Err((StatusCode::BAD_REQUEST, "MaxMessageLengthExceeded", "your request was too big"));
+    }
+    let chunked = text(HeaderName::from_static("x-amz-content-sha256")).is_some_and(|kind| kind.starts_with("STREAMING-"));
+    if post && asks("delete") && !chunked {
+        let incomplete = |_| (StatusCode::BAD_REQUEST, "IncompleteBody", "the body could not be read to its end");
+        let limited = http_body_util::Limited::new(std::mem::take(request.body_mut()), limits::XML_BODY_BYTES_MAX);
+        let bytes = http_body_util::BodyExt::collect(limited).await.map_err(incomplete)?.to_bytes();
+        body::check_document(request.headers(), &bytes)?;
+        *request.body_mut() = Body::from(bytes);
+    }
+    Ok(request)
+}
+
 fn plain(status: StatusCode) -> Response<Body> {
     let code = if status == StatusCode::SERVICE_UNAVAILABLE { "ServiceUnavailable" } else { "InternalError" };
+    error(status, code, "the request cannot be served now: retry")
+}
+
+fn error(status: StatusCode, code: &str, message: &str) -> Response<Body> {
     let text = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code>\
-         <Message>the request cannot be served now: retry</Message></Error>"
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
     );
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;

@@ -17,7 +17,7 @@ const SECONDS: &[f64] =
 /// Starts writing lines: `RINGFENCE_TRACE` filters (default `info`),
 /// `RINGFENCE_TRACE_FORMAT=json` changes their form.
 pub fn trace() {
-    let filter = EnvFilter::try_from_env("RINGFENCE_TRACE").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("RINGFENCE_TRACE").unwrap_or_else(|_| EnvFilter::new("info,s3s=off"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // A second call (tests) leaves the first one in place.
     let _ = match std::env::var("RINGFENCE_TRACE_FORMAT").as_deref() {

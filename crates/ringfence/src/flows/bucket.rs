@@ -74,7 +74,12 @@ impl Act {
     }
 
     /// The caller's buckets by name.
-    pub async fn list_buckets(&self, prefix: &str, after: &str, max: usize) -> Result<(Vec<Arc<Bucket>>, bool, Seq), Refused> {
+    pub async fn list_buckets(
+        &self,
+        prefix: &str,
+        after: &str,
+        max: usize,
+    ) -> Result<(Vec<Arc<Bucket>>, bool, Seq), Refused> {
         let mut buckets = self.at.catalog().buckets_of(self.caller.tenant());
         buckets.retain(|bucket| bucket.name.as_str().starts_with(prefix) && bucket.name.as_str() > after);
         let more = buckets.len() > max;

@@ -61,7 +61,10 @@ impl Act {
     pub async fn copy(&self, from: SourceRef, to: CopyTo) -> Result<(Put, Arc<Version>), Refused> {
         let itself = from.wanted.bucket == to.bucket && from.wanted.key == to.key && from.wanted.version.is_none();
         if itself && matches!((&to.metadata, &to.tags), (Directive::Copy, Directive::Copy)) {
-            return Err(Refused::new("InvalidRequest", "this copy request is illegal because it is trying to copy an object to itself without changing the object's metadata or tags"));
+            return Err(Refused::new(
+                "InvalidRequest",
+                "this copy request is illegal because it is trying to copy an object to itself without changing the object's metadata or tags",
+            ));
         }
         let reading = self.read_source("s3:CopyObject", &from, None).await?;
         let source = reading.version.clone();
@@ -130,7 +133,7 @@ pub(super) fn plain_of(reading: Reading, algorithm: Algorithm) -> Plain<'static>
             }
         }
     });
-    let bytes = stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|next| (next, receiver)) });
+    let bytes =
+        stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|next| (next, receiver)) });
     Plain { bytes: Box::new(Box::pin(bytes)), len: Some(len), algorithms: vec![algorithm], check: Box::new(|_| Ok(())) }
 }
-

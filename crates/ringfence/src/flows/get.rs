@@ -54,9 +54,13 @@ impl Preconditions {
             (None, Some(at_ms)) if changed_s > at_ms / 1000 => return Err(failed()),
             _ => {}
         }
+        let fresh = || Refused {
+            headers: vec![("etag", format!("\"{}\"", version.etag))],
+            ..Refused::new(fresh, "at least one of the preconditions did not hold")
+        };
         match (&self.if_none_match, self.if_modified_since) {
-            (Some(etag), _) if same(etag) => Err(Refused::new(fresh, "not modified")),
-            (None, Some(at_ms)) if changed_s <= at_ms / 1000 => Err(Refused::new(fresh, "not modified")),
+            (Some(etag), _) if same(etag) => Err(fresh()),
+            (None, Some(at_ms)) if changed_s <= at_ms / 1000 => Err(fresh()),
             _ => Ok(()),
         }
     }
@@ -145,7 +149,8 @@ impl Act {
         // the opening waits for it.
         let fetch = self.at.store.fetch(&version, span.range.clone(), &[])?;
         let receipt = self.record(permit).await?;
-        let head = version.head.as_ref().ok_or_else(|| Refused::inside("InternalError", "internal error", "no head"))?;
+        let head =
+            version.head.as_ref().ok_or_else(|| Refused::inside("InternalError", "internal error", "no head"))?;
         let opener = self.at.vault.opener(&receipt, head)?;
         let left = span.range.end - span.range.start;
         let mut reading = Reading {

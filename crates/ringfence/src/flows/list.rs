@@ -22,7 +22,9 @@ impl Act {
         let bucket = self.bucket(bucket)?;
         let permit: Permit<List> = self.may(self.on_bucket(op, &bucket))?;
         let page = self.at.catalog().list_page(&bucket.id, query)?;
-        let seq = self.record_names(permit, query, page.contents.iter().map(|line| line.key.as_str()), &page.common_prefixes).await?;
+        let seq = self
+            .record_names(permit, query, page.contents.iter().map(|line| line.key.as_str()), &page.common_prefixes)
+            .await?;
         Ok((page, seq))
     }
 
@@ -31,7 +33,9 @@ impl Act {
         let bucket = self.bucket(bucket)?;
         let permit: Permit<List> = self.may(self.on_bucket("s3:ListObjectVersions", &bucket))?;
         let page = self.at.catalog().list_versions(&bucket.id, query)?;
-        let seq = self.record_names(permit, query, page.contents.iter().map(|line| line.key.as_str()), &page.common_prefixes).await?;
+        let seq = self
+            .record_names(permit, query, page.contents.iter().map(|line| line.key.as_str()), &page.common_prefixes)
+            .await?;
         Ok((page, seq))
     }
 
@@ -47,9 +51,15 @@ impl Act {
 
     /// Parts of an upload with numbers above `after`; one more than `max`
     /// says that there are more.
-    pub async fn list_parts(&self, upload: &UploadRef, after: u32, max: usize) -> Result<(Upload, Vec<UploadPart>, Seq), Refused> {
+    pub async fn list_parts(
+        &self,
+        upload: &UploadRef,
+        after: u32,
+        max: usize,
+    ) -> Result<(Upload, Vec<UploadPart>, Seq), Refused> {
         let (bucket, begun) = self.upload(upload)?;
-        let ask = ringfence_access::Ask::on_object("s3:ListParts", &bucket, &begun.version.key, &begun.version.label);
+        let key = begun.version.key.clone();
+        let ask = self.on_bucket("s3:ListParts", &bucket).record(|resource| resource.key = Some(key));
         let permit: Permit<List> = self.may(ask)?;
         let parts = self.at.catalog().list_parts(&begun.id, after, max + 1)?;
         let permit = permit.record(|resource| resource.count = Some(parts.len().min(max) as u64));

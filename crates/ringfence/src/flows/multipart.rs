@@ -80,7 +80,11 @@ impl Act {
         let current = self.at.catalog().locate(&bucket.id, &key, None)?;
         let replaced = current.as_ref().map(|version| &version.label);
         self.may_lower(&ask, &labelled.label, &labelled.inherited, replaced, &[]).map_err(Refused::denied)?;
-        let placement = self.at.engine.place(&self.caller, ask.clone(), object.clone()).map_err(|denial| Refused::denied(denial.into()))?;
+        let placement = self
+            .at
+            .engine
+            .place(&self.caller, ask.clone(), object.clone())
+            .map_err(|denial| Refused::denied(denial.into()))?;
         let sealer = self.at.vault.sealer(&permit, object.clone())?;
         let id = self.at.store.new_id();
         let version = Version {
@@ -139,12 +143,22 @@ impl Act {
     }
 
     /// Stores one part.
-    pub async fn upload_part(&self, named: &UploadRef, number: u32, plain: Plain<'_>) -> Result<(Part, Sums, Seq), Refused> {
+    pub async fn upload_part(
+        &self,
+        named: &UploadRef,
+        number: u32,
+        plain: Plain<'_>,
+    ) -> Result<(Part, Sums, Seq), Refused> {
         self.part_from("s3:UploadPart", named, number, plain, None).await
     }
 
     /// Stores one part that is a range of another object.
-    pub async fn upload_part_copy(&self, named: &UploadRef, number: u32, from: PartFrom) -> Result<(Part, Seq, Arc<Version>), Refused> {
+    pub async fn upload_part_copy(
+        &self,
+        named: &UploadRef,
+        number: u32,
+        from: PartFrom,
+    ) -> Result<(Part, Seq, Arc<Version>), Refused> {
         const OP: &str = "s3:UploadPartCopy";
         let (bucket, upload) = self.upload(named)?;
         let reading = self.read_source(OP, &from.source, from.range).await?;
@@ -166,7 +180,10 @@ impl Act {
         source: Option<&Version>,
     ) -> Result<(Part, Sums, Seq), Refused> {
         if !(1..=limits::PART_NUMBER_MAX).contains(&number) {
-            return Err(Refused::new("InvalidArgument", "part number must be an integer between 1 and 10000, inclusive"));
+            return Err(Refused::new(
+                "InvalidArgument",
+                "part number must be an integer between 1 and 10000, inclusive",
+            ));
         }
         let (bucket, upload) = self.upload(named)?;
         if let Some(algorithm) = upload.checksum_algorithm.as_deref().and_then(Algorithm::of) {
@@ -220,7 +237,9 @@ impl Act {
         const OP: &str = "s3:CompleteMultipartUpload";
         check_order(&parts)?;
         let (bucket, upload) = match self.upload(named) {
-            Err(refused) if refused.code == "NoSuchUpload" => return self.completed_before(named, &parts, refused).await,
+            Err(refused) if refused.code == "NoSuchUpload" => {
+                return self.completed_before(named, &parts, refused).await;
+            }
             found => found?,
         };
         let ask = self.ask_upload(OP, &bucket, &upload);
@@ -259,7 +278,12 @@ impl Act {
 
     /// A client that missed the answer asks again: if it means the same parts,
     /// it gets the same answer.
-    async fn completed_before(&self, named: &UploadRef, parts: &[CompletedPart], refused: Refused) -> Result<Completed, Refused> {
+    async fn completed_before(
+        &self,
+        named: &UploadRef,
+        parts: &[CompletedPart],
+        refused: Refused,
+    ) -> Result<Completed, Refused> {
         let bucket = self.bucket(&named.bucket)?;
         let Some(id) = UploadId::from_hex(&named.id) else { return Err(refused) };
         let Some(done) = self.at.catalog().completed(&id)? else { return Err(refused) };
@@ -270,7 +294,8 @@ impl Act {
         if !same {
             return Err(refused);
         }
-        let version = self.at.catalog().locate(&bucket.id, &done.key, Some(VersionRef::Uid(done.uid)))?.ok_or(refused)?;
+        let version =
+            self.at.catalog().locate(&bucket.id, &done.key, Some(VersionRef::Uid(done.uid)))?.ok_or(refused)?;
         let ask = Ask::on_object("s3:CompleteMultipartUpload", &bucket, &done.key, &version.label);
         let permit: Permit<Write> = self.may(ask.version(self.identity(&bucket, version.uid)))?;
         let seq = self.record(permit).await?.index();
@@ -296,7 +321,10 @@ impl Act {
         match given_up {
             Ok(_) => {
                 if let Err(error) = self.at.store.erase_due(0).await {
-                    tracing::error!("parts of upload {} that may no longer be where they are were not erased yet: {error}", upload.id);
+                    tracing::error!(
+                        "parts of upload {} that may no longer be where they are were not erased yet: {error}",
+                        upload.id
+                    );
                 }
             }
             Err(why) => tracing::error!("upload {} could not be given up: {why}", upload.id),
@@ -306,7 +334,11 @@ impl Act {
 }
 
 fn head(upload: &Upload) -> Result<&ringfence_format::redo::HeadInfo, Refused> {
-    upload.version.head.as_ref().ok_or_else(|| Refused::inside("InternalError", "internal error", "the upload has no head"))
+    upload
+        .version
+        .head
+        .as_ref()
+        .ok_or_else(|| Refused::inside("InternalError", "internal error", "the upload has no head"))
 }
 
 fn check_order(parts: &[CompletedPart]) -> Result<(), Refused> {
@@ -322,7 +354,9 @@ fn check_order(parts: &[CompletedPart]) -> Result<(), Refused> {
 
 /// The rows of the parts that were named, each as it was named.
 fn choose(rows: Vec<UploadPart>, named: &[CompletedPart]) -> Result<Vec<UploadPart>, Refused> {
-    let invalid = |number: u32| Refused::new("InvalidPart", format!("part {number} could not be found, or its ETag or checksum is another"));
+    let invalid = |number: u32| {
+        Refused::new("InvalidPart", format!("part {number} could not be found, or its ETag or checksum is another"))
+    };
     let mut rows = rows.into_iter();
     let mut chosen: Vec<UploadPart> = Vec::with_capacity(named.len());
     for part in named {
@@ -344,7 +378,9 @@ fn choose(rows: Vec<UploadPart>, named: &[CompletedPart]) -> Result<Vec<UploadPa
 fn checksum_agrees(named: &CompletedPart, part: &Part) -> bool {
     match (&named.checksum, &part.checksum) {
         (None, _) => true,
-        (Some((algorithm, value)), Some(checksum)) => checksum.algorithm == algorithm.name() && checksum.value == *value,
+        (Some((algorithm, value)), Some(checksum)) => {
+            checksum.algorithm == algorithm.name() && checksum.value == *value
+        }
         (Some(_), None) => false,
     }
 }
@@ -388,6 +424,6 @@ fn md5_of(etag: &str) -> Option<[u8; 16]> {
     (etag.len() == 32).then_some(())?;
     for (byte, pair) in md5.iter_mut().zip(etag.as_bytes().chunks(2)) {
         *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    };
+    }
     Some(md5)
 }

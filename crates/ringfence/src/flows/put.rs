@@ -87,7 +87,11 @@ impl Act {
         early(&new.conditions, current.as_deref())?;
 
         // 2. Place: P1 holds from the first byte.
-        let placement = self.at.engine.place(&self.caller, ask.clone(), object.clone()).map_err(|denial| Refused::denied(denial.into()))?;
+        let placement = self
+            .at
+            .engine
+            .place(&self.caller, ask.clone(), object.clone())
+            .map_err(|denial| Refused::denied(denial.into()))?;
 
         // 3. Seal and store as it comes.
         let sealer = self.at.vault.sealer(&permit, object)?;
@@ -142,11 +146,15 @@ impl Act {
         ask: Ask,
         (label, inherited, source): (Label, Label, Option<Label>),
     ) -> Authority<Write> {
+        let key = permit.resource().key.clone();
         let act = self.clone();
         Authority::anew(move |standing: &Standing<'_>| {
             let sources: Vec<&Label> = source.iter().collect();
             let replaced = standing.current.map(|version| &version.label);
             act.may_lower(&ask, &label, &inherited, replaced, &sources)?;
+            // The bucket's label may have been raised while the body came in.
+            let now = standing.bucket.zip(key.as_ref()).map(|(bucket, key)| act.inherited(bucket, key));
+            act.may_lower(&ask, &label, &now.unwrap_or(inherited), None, &[])?;
             act.at.engine.renew(permit, &act.at.keys, act.now_us()).map_err(Box::new)
         })
     }

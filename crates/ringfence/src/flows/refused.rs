@@ -20,13 +20,15 @@ pub struct Refused {
     pub denial: Option<Box<Denial>>,
     /// The record it stands on, where it is on record already.
     pub recorded: Option<Seq>,
+    /// Headers that belong to the answer: the validators of a 304.
+    pub headers: Vec<(&'static str, String)>,
 }
 
 impl Refused {
     /// A refusal whose reason may be told.
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { code, reason: message.clone(), message, denial: None, recorded: None }
+        Self { code, reason: message.clone(), message, denial: None, recorded: None, headers: Vec::new() }
     }
 
     /// A refusal whose reason stays inside.
@@ -62,7 +64,9 @@ impl From<LogError> for Refused {
 impl From<CommitError> for Refused {
     fn from(error: CommitError) -> Self {
         match error {
-            CommitError::Busy => Self::inside("SlowDown", "too many requests wait: retry later", "the commit queue is full"),
+            CommitError::Busy => {
+                Self::inside("SlowDown", "too many requests wait: retry later", "the commit queue is full")
+            }
             CommitError::Denied(denial) => Self::denied(denial),
             CommitError::Conflict(conflict) => conflict.into(),
             CommitError::Log(error) => error.into(),

@@ -21,7 +21,12 @@ impl Act {
     ///
     /// A label that the sites it lies at may not hold is refused (409): moving
     /// an object is not tagging's business.
-    pub async fn tag(&self, op: &'static str, wanted: &Wanted, tags: Pairs) -> Result<(std::sync::Arc<Version>, Seq), Refused> {
+    pub async fn tag(
+        &self,
+        op: &'static str,
+        wanted: &Wanted,
+        tags: Pairs,
+    ) -> Result<(std::sync::Arc<Version>, Seq), Refused> {
         let bucket = self.bucket(&wanted.bucket)?;
         let key = Self::key(&wanted.key)?;
         let located = self.at.catalog().locate(&bucket.id, &key, wanted.version)?;
@@ -34,11 +39,17 @@ impl Act {
         let object = self.identity(&bucket, version.uid);
         let ask = ask.version(object.clone());
         let permit: Permit<Write> = self.may(ask.clone())?;
-        self.may_lower(&ask, &labelled.label, &labelled.inherited, Some(&version.label), &[]).map_err(Refused::denied)?;
+        self.may_lower(&ask, &labelled.label, &labelled.inherited, Some(&version.label), &[])
+            .map_err(Refused::denied)?;
         let allowed = self.at.engine.allowed_sites(&bucket, &labelled.label);
         if let Some(copy) = version.copies.iter().find(|copy| !allowed.contains(&copy.site)) {
-            let reason = format!("label `{}` may not lie at site `{}`: put the object again", labelled.label, copy.site);
-            return Err(Refused::inside("OperationAborted", "the object lies where its new label does not allow: put it again under that label", reason));
+            let reason =
+                format!("label `{}` may not lie at site `{}`: put the object again", labelled.label, copy.site);
+            return Err(Refused::inside(
+                "OperationAborted",
+                "the object lies where its new label does not allow: put it again under that label",
+                reason,
+            ));
         }
         let head = version.head.as_ref().ok_or_else(|| Refused::new("MethodNotAllowed", "it has no tags"))?;
         let sealer = self.at.vault.resume_sealer(&permit, object, head)?.next_head();
@@ -53,7 +64,8 @@ impl Act {
         let heads = self.at.store.put_new_heads(&version, sealed).await?;
         let lower = (labelled.label.clone(), labelled.inherited.clone(), None);
         let authority = self.write_authority(permit, ask, lower);
-        let head = NewHead { heads, head: sealer.head_info(), label: labelled.label, label_source: labelled.source, tags };
+        let head =
+            NewHead { heads, head: sealer.head_info(), label: labelled.label, label_source: labelled.source, tags };
         let seq = self.at.store.rehead(authority, head).await?.index();
         Ok((version, seq))
     }

@@ -12,7 +12,7 @@ use s3s::stream::aws_chunked_stream::AwsChunkedStreamError;
 use s3s::stream::upload_stream::UploadStreamError;
 use s3s::{BodySizeLimitExceeded, TrailingHeaders};
 
-use crate::flows::{ALGORITHMS, Algorithm, Plain, Reading, Refused, Sums};
+use crate::flows::{ALGORITHMS, Algorithm, Digests, Plain, Reading, Refused, Sums};
 
 /// What a client said of a body before it sent it.
 #[derive(Default)]
@@ -42,19 +42,24 @@ impl Said {
         }
         let announced = self.trailer_names.iter().filter_map(|name| trailer_algorithm(name));
         let asked = self.algorithm.as_deref().map(|name| {
-            Algorithm::of(name).ok_or_else(|| Refused::new("InvalidRequest", "checksum algorithm provided is unsupported"))
+            Algorithm::of(name)
+                .ok_or_else(|| Refused::new("InvalidRequest", "checksum algorithm provided is unsupported"))
         });
         let asked = asked.transpose()?;
         let mut algorithms: Vec<_> = self.sums.iter().map(|(a, _)| *a).chain(announced).collect();
         algorithms.dedup();
         if let (Some(asked), Some(said)) = (asked, algorithms.first()) {
             if asked != *said {
-                return Err(Refused::new("InvalidRequest", "value for x-amz-sdk-checksum-algorithm header does not match the checksum that was sent"));
+                return Err(Refused::new(
+                    "InvalidRequest",
+                    "value for x-amz-sdk-checksum-algorithm header does not match the checksum that was sent",
+                ));
             }
         }
         if algorithms.is_empty() {
             algorithms.push(asked.unwrap_or(Algorithm::Crc64Nvme));
         }
+        let promised: Vec<_> = self.trailer_names.iter().filter_map(|name| trailer_algorithm(name)).collect();
         let (sums, trailers) = (self.sums, self.trailers);
         let check = move |computed: &Sums| {
             if md5.is_some_and(|md5| md5 != computed.md5) {
@@ -64,8 +69,13 @@ impl Said {
             let behind = behind.iter().flat_map(|headers| headers.iter()).filter_map(|(name, value)| {
                 Some((trailer_algorithm(name.as_str())?, value.to_str().ok()?.trim().to_owned()))
             });
+            let behind: Vec<_> = behind.collect();
+            if promised.iter().any(|promised| !behind.iter().any(|(algorithm, _)| algorithm == promised)) {
+                return Err(Refused::new("MalformedTrailerError", "the trailer that was announced did not come"));
+            }
             for (algorithm, value) in sums.into_iter().chain(behind) {
-                if computed.base64(algorithm).is_some_and(|ours| ours != value) || computed.base64(algorithm).is_none() {
+                if computed.base64(algorithm).is_some_and(|ours| ours != value) || computed.base64(algorithm).is_none()
+                {
                     let why = format!("the {} you specified did not match the calculated checksum", algorithm.name());
                     return Err(Refused::new("BadDigest", why));
                 }
@@ -79,6 +89,35 @@ impl Said {
             None => Box::new(futures::stream::empty()),
         };
         Ok(Plain { bytes, len, algorithms, check: Box::new(check) })
+    }
+}
+
+/// A document that must come with a digest of itself: `Content-MD5` or one
+/// checksum.
+pub(super) fn check_document(headers: &http::HeaderMap, bytes: &[u8]) -> Result<(), super::Early> {
+    use http::StatusCode;
+    let mut digests = Digests::new(&ALGORITHMS);
+    digests.update(bytes);
+    let computed = digests.finish();
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default().to_owned());
+    let mut said = false;
+    if let Some(md5) = text("content-md5") {
+        said = true;
+        let md5 = digest_of(&md5).map_err(|_| (StatusCode::BAD_REQUEST, "InvalidDigest", "the Content-MD5 you specified is not valid"))?;
+        if md5 != computed.md5 {
+            return Err((StatusCode::BAD_REQUEST, "BadDigest", "the Content-MD5 you specified did not match what we received"));
+        }
+    }
+    for algorithm in ALGORITHMS {
+        let Some(value) = text(&format!("x-amz-checksum-{}", algorithm.name().to_lowercase())) else { continue };
+        said = true;
+        if computed.base64(algorithm) != Some(value) {
+            return Err((StatusCode::BAD_REQUEST, "BadDigest", "the checksum you specified did not match what we received"));
+        }
+    }
+    match said {
+        true => Ok(()),
+        false => Err((StatusCode::BAD_REQUEST, "InvalidRequest", "missing required header for this request: Content-MD5 or x-amz-checksum-*")),
     }
 }
 

@@ -122,8 +122,9 @@ fn check_tags(tags: Pairs, max: usize) -> Result<Pairs, Refused> {
     }
     let mut seen = std::collections::BTreeSet::new();
     for (name, value) in &tags {
-        let long = name.chars().count() > limits::TAG_KEY_CHARS_MAX || value.chars().count() > limits::TAG_VALUE_CHARS_MAX;
-        if name.is_empty() || long {
+        let long =
+            name.chars().count() > limits::TAG_KEY_CHARS_MAX || value.chars().count() > limits::TAG_VALUE_CHARS_MAX;
+        if name.is_empty() || long || name.starts_with("aws:") {
             return Err(Refused::new("InvalidTag", "the tag key or value you have provided is invalid"));
         }
         if !seen.insert(name) {
@@ -171,7 +172,9 @@ impl Encode {
         let mut encoded = String::with_capacity(text.len());
         for byte in text.bytes() {
             match byte {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => encoded.push(byte as char),
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                    encoded.push(byte as char)
+                }
                 byte => encoded.push_str(&format!("%{byte:02X}")),
             }
         }
@@ -182,18 +185,24 @@ impl Encode {
 /// `max-keys` and its like: at most 1,000, and never negative.
 pub(super) fn page_size(given: Option<i32>) -> Result<usize, Refused> {
     let wanted = usize::try_from(given.unwrap_or(limits::LIST_PAGE_MAX as i32));
-    let wanted = wanted.map_err(|_| Refused::new("InvalidArgument", "argument max-keys must be an integer between 0 and 2147483647"))?;
+    let wanted = wanted.map_err(|_| {
+        Refused::new("InvalidArgument", "argument max-keys must be an integer between 0 and 2147483647")
+    })?;
     Ok(wanted.min(limits::LIST_PAGE_MAX))
 }
 
+/// What every token begins with, so that other text is told from ours.
+const TOKEN: &str = "after:";
+
 /// A continuation token says where to go on, in a form nobody is tempted to edit.
 pub(super) fn token(key: &str) -> String {
-    URL_SAFE_NO_PAD.encode(key)
+    URL_SAFE_NO_PAD.encode(format!("{TOKEN}{key}"))
 }
 
 pub(super) fn token_key(token: &str) -> Result<String, Refused> {
     let bad = || Refused::new("InvalidArgument", "the continuation token provided is incorrect");
-    String::from_utf8(URL_SAFE_NO_PAD.decode(token).map_err(|_| bad())?).map_err(|_| bad())
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).map_err(|_| bad())?).map_err(|_| bad())?;
+    text.strip_prefix(TOKEN).map(str::to_owned).ok_or_else(bad)
 }
 
 /// The bytes a `Range` header means (RFC 9110, section 14.1.2).

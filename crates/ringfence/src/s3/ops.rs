@@ -15,8 +15,8 @@ use super::body::{Said, of_reading};
 use super::convert::*;
 use super::scope::Scope;
 use crate::flows::{
-    Act, CompletedPart as NamedPart, CopyTo, Directive, NewBucket, NewObject, NewUpload, PartFrom, Preconditions, Refused,
-    SourceRef, Span, Target, Unrecorded, UploadRef, Wanted, version_name,
+    Act, CompletedPart as NamedPart, CopyTo, Directive, NewBucket, NewObject, NewUpload, PartFrom, Preconditions,
+    Refused, SourceRef, Span, Target, Unrecorded, UploadRef, Wanted, version_name,
 };
 use crate::installation::Installation;
 
@@ -92,8 +92,8 @@ fn scope_of<I>(request: &S3Request<I>) -> Option<Arc<Scope>> {
 }
 
 fn error_of(refused: &Refused) -> S3Error {
-    let code = S3ErrorCode::from_bytes(refused.code.as_bytes())
-        .unwrap_or_else(|| S3ErrorCode::Custom(refused.code.into()));
+    let code =
+        S3ErrorCode::from_bytes(refused.code.as_bytes()).unwrap_or_else(|| S3ErrorCode::Custom(refused.code.into()));
     let mut error = S3Error::with_message(code, refused.message.clone());
     if error.status_code().is_none() {
         let status = match refused.code {
@@ -102,6 +102,12 @@ fn error_of(refused: &Refused) -> S3Error {
             _ => 400,
         };
         error.set_status_code(http::StatusCode::from_u16(status).expect("a status"));
+    }
+    if !refused.headers.is_empty() {
+        let header = |(name, value): &(&'static str, String)| {
+            Some((http::HeaderName::from_static(name), http::HeaderValue::from_str(value).ok()?))
+        };
+        error.set_headers(refused.headers.iter().filter_map(header).collect());
     }
     error
 }
@@ -121,6 +127,10 @@ fn acl_is_private(acl: Option<&str>) -> bool {
 fn storage_class(given: Option<&StorageClass>) -> Result<(), Refused> {
     match given.map(StorageClass::as_str) {
         None | Some("STANDARD") => Ok(()),
+        Some(
+            "REDUCED_REDUNDANCY" | "STANDARD_IA" | "ONEZONE_IA" | "INTELLIGENT_TIERING" | "GLACIER" | "GLACIER_IR"
+            | "DEEP_ARCHIVE" | "EXPRESS_ONEZONE" | "OUTPOSTS" | "SNOW",
+        ) => Err(Refused::new("NotImplemented", "storage classes other than STANDARD are not implemented")),
         Some(_) => Err(Refused::new("InvalidStorageClass", "the storage class you specified is not valid")),
     }
 }
@@ -128,7 +138,10 @@ fn storage_class(given: Option<&StorageClass>) -> Result<(), Refused> {
 fn encryption(given: Option<&ServerSideEncryption>) -> Result<(), Refused> {
     match given.map(ServerSideEncryption::as_str) {
         None | Some("AES256") => Ok(()),
-        Some(_) => Err(Refused::new("NotImplemented", "objects are always sealed with keys held at home; SSE-KMS headers are not implemented")),
+        Some(_) => Err(Refused::new(
+            "NotImplemented",
+            "objects are always sealed with keys held at home; SSE-KMS headers are not implemented",
+        )),
     }
 }
 
@@ -145,11 +158,23 @@ macro_rules! object_of {
         let input = &$input;
         unsupported(&[
             ("an ACL other than private", !acl_is_private(input.acl.as_ref().map(|acl| acl.as_str()))),
-            ("granting by ACL", input.grant_full_control.is_some() || input.grant_read.is_some()
-                || input.grant_read_acp.is_some() || input.grant_write_acp.is_some()),
-            ("object lock", input.object_lock_mode.is_some() || input.object_lock_legal_hold_status.is_some()
-                || input.object_lock_retain_until_date.is_some()),
-            ("encryption with keys of the client (SSE-C)", input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some()),
+            (
+                "granting by ACL",
+                input.grant_full_control.is_some()
+                    || input.grant_read.is_some()
+                    || input.grant_read_acp.is_some()
+                    || input.grant_write_acp.is_some(),
+            ),
+            (
+                "object lock",
+                input.object_lock_mode.is_some()
+                    || input.object_lock_legal_hold_status.is_some()
+                    || input.object_lock_retain_until_date.is_some(),
+            ),
+            (
+                "encryption with keys of the client (SSE-C)",
+                input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some(),
+            ),
             ("website redirection", input.website_redirect_location.is_some()),
             ("SSE-KMS", input.ssekms_key_id.is_some() || input.ssekms_encryption_context.is_some()),
         ])
@@ -175,7 +200,8 @@ fn headers_of<'a>(given: impl Iterator<Item = (&'a str, &'a str)>) -> Pairs {
     let kept = given.filter_map(|(name, value)| {
         // aws-chunked describes the transfer, not the object.
         let value = if name == "content-encoding" {
-            let codings = value.split(',').map(str::trim).filter(|coding| *coding != "aws-chunked" && !coding.is_empty());
+            let codings =
+                value.split(',').map(str::trim).filter(|coding| *coding != "aws-chunked" && !coding.is_empty());
             codings.collect::<Vec<_>>().join(", ")
         } else {
             value.to_owned()
@@ -186,7 +212,8 @@ fn headers_of<'a>(given: impl Iterator<Item = (&'a str, &'a str)>) -> Pairs {
 }
 
 fn metadata_of(given: Option<&Metadata>) -> Result<Pairs, Refused> {
-    let mut metadata: Pairs = given.into_iter().flatten().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    let mut metadata: Pairs =
+        given.into_iter().flatten().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     metadata.sort();
     let bytes: usize = metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
     if bytes > limits::USER_METADATA_BYTES_MAX {
@@ -211,6 +238,29 @@ fn trailer_names(headers: &http::HeaderMap) -> Vec<String> {
     lines.flat_map(|line| line.split(',')).map(|name| name.trim().to_owned()).collect()
 }
 
+fn raw_header(headers: &http::HeaderMap, name: &str) -> Option<String> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+/// The library takes an empty header for an absent one; a digest that is sent
+/// and empty is wrong.
+fn not_empty(headers: &http::HeaderMap) -> Result<(), Refused> {
+    let empty = |name: &http::HeaderName| headers.get(name).is_some_and(|value| value.is_empty());
+    for name in headers.keys().filter(|name| empty(name)) {
+        match name.as_str() {
+            "content-md5" => return Err(Refused::new("InvalidDigest", "the Content-MD5 you specified is not valid")),
+            "x-amz-copy-source-range" => {
+                return Err(Refused::new("InvalidArgument", "the x-amz-copy-source-range header is empty"));
+            }
+            name if name.starts_with("x-amz-checksum-") => {
+                return Err(Refused::new("InvalidRequest", format!("value for {name} header is invalid")));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn preconditions(
     if_match: Option<ETagCondition>,
     if_none_match: Option<ETagCondition>,
@@ -225,10 +275,7 @@ fn preconditions(
     }
 }
 
-fn source_of(
-    source: &CopySource,
-    conditions: Preconditions,
-) -> Result<SourceRef, Refused> {
+fn source_of(source: &CopySource, conditions: Preconditions) -> Result<SourceRef, Refused> {
     let CopySource::Bucket { bucket, key, version_id } = source else {
         return Err(Refused::new("NotImplemented", "access points are not implemented"));
     };
@@ -237,7 +284,8 @@ fn source_of(
 }
 
 fn metadata_out(version: &Version) -> Option<Metadata> {
-    (!version.metadata.is_empty()).then(|| version.metadata.iter().map(|(k, v)| (k.clone().into(), v.clone().into())).collect())
+    (!version.metadata.is_empty())
+        .then(|| version.metadata.iter().map(|(k, v)| (k.clone().into(), v.clone().into())).collect())
 }
 
 fn int(number: u64) -> i64 {
@@ -257,7 +305,8 @@ macro_rules! describe {
         $output.last_modified = Some(timestamp(version.created_ms));
         $output.content_length = Some(int(span.range.end - span.range.start));
         $output.content_range = content_range(version, span);
-        $output.content_type = Some(header(version, "content-type").cloned().unwrap_or_else(|| "binary/octet-stream".to_owned()));
+        $output.content_type =
+            Some(header(version, "content-type").cloned().unwrap_or_else(|| "binary/octet-stream".to_owned()));
         $output.cache_control = header(version, "cache-control").cloned();
         $output.content_disposition = header(version, "content-disposition").cloned();
         $output.content_encoding = header(version, "content-encoding").cloned();
@@ -276,15 +325,45 @@ macro_rules! describe {
     }};
 }
 
+/// `response-content-type` and its like: for this answer only.
+macro_rules! override_headers {
+    ($output:expr, $input:expr) => {{
+        let (output, input) = (&mut $output, $input);
+        for (field, given) in [
+            (&mut output.cache_control, &input.response_cache_control),
+            (&mut output.content_disposition, &input.response_content_disposition),
+            (&mut output.content_encoding, &input.response_content_encoding),
+            (&mut output.content_language, &input.response_content_language),
+            (&mut output.content_type, &input.response_content_type),
+        ] {
+            if given.is_some() {
+                field.clone_from(given);
+            }
+        }
+        if let Some(expires) = &input.response_expires {
+            let mut text = Vec::new();
+            if expires.format(TimestampFormat::HttpDate, &mut text).is_ok() {
+                output.expires = String::from_utf8(text).ok();
+            }
+        }
+    }};
+}
+
 fn wanted(bucket: &str, key: &str, version: Option<String>) -> Result<Wanted, Refused> {
     Ok(Wanted { bucket: bucket.to_owned(), key: key.to_owned(), version: named_version(version)? })
 }
 
-fn choose(conditions: Preconditions, part: Option<i32>, range: Option<Range>) -> impl FnOnce(&Version) -> Result<Span, Refused> {
+fn choose(
+    conditions: Preconditions,
+    part: Option<i32>,
+    range: Option<Range>,
+) -> impl FnOnce(&Version) -> Result<Span, Refused> {
     move |version| {
         conditions.check(version, "NotModified")?;
         match (part, range) {
-            (Some(_), Some(_)) => Err(Refused::new("InvalidRequest", "cannot specify both Range header and partNumber query parameter")),
+            (Some(_), Some(_)) => {
+                Err(Refused::new("InvalidRequest", "cannot specify both Range header and partNumber query parameter"))
+            }
             (Some(part), None) => span_of_part(version, part),
             (None, range) => span(version, range),
         }
@@ -330,18 +409,29 @@ impl S3 for Ops {
             let input = &req.input;
             unsupported(&[
                 ("an ACL other than private", !acl_is_private(input.acl.as_ref().map(BucketCannedACL::as_str))),
-                ("granting by ACL", input.grant_full_control.is_some() || input.grant_read.is_some()
-                    || input.grant_read_acp.is_some() || input.grant_write.is_some() || input.grant_write_acp.is_some()),
+                (
+                    "granting by ACL",
+                    input.grant_full_control.is_some()
+                        || input.grant_read.is_some()
+                        || input.grant_read_acp.is_some()
+                        || input.grant_write.is_some()
+                        || input.grant_write_acp.is_some(),
+                ),
                 ("object lock", input.object_lock_enabled_for_bucket == Some(true)),
-                ("object ownership other than BucketOwnerEnforced",
-                    input.object_ownership.as_ref().is_some_and(|o| o.as_str() != "BucketOwnerEnforced")),
+                (
+                    "object ownership other than BucketOwnerEnforced",
+                    input.object_ownership.as_ref().is_some_and(|o| o.as_str() != "BucketOwnerEnforced"),
+                ),
             ])?;
             let configuration = input.create_bucket_configuration.as_ref();
             let location = configuration.and_then(|c| c.location_constraint.as_ref()).map(|l| l.as_str().to_owned());
             let tags = configuration.and_then(|c| c.tags.clone()).unwrap_or_default();
             let tags = tag_set(tags, limits::BUCKET_TAGS_MAX)?;
             let seq = act.create_bucket(NewBucket { name: input.bucket.clone(), location, tags }).await?;
-            Ok((CreateBucketOutput { location: Some(format!("/{}", input.bucket)), ..CreateBucketOutput::default() }, seq))
+            Ok((
+                CreateBucketOutput { location: Some(format!("/{}", input.bucket)), ..CreateBucketOutput::default() },
+                seq,
+            ))
         })
         .await
     }
@@ -440,8 +530,8 @@ impl S3 for Ops {
             let said = Said {
                 len: input.content_length,
                 md5: input.content_md5.clone(),
-                algorithm: input.checksum_algorithm.as_ref().map(|a| a.as_str().to_owned()),
-                sums: take_checksums!(input)?,
+                algorithm: raw_header(&req.headers, "x-amz-sdk-checksum-algorithm"),
+                sums: not_empty(&req.headers).and_then(|()| take_checksums!(input))?,
                 trailers,
                 trailer_names: trailer_names(&req.headers),
             };
@@ -467,7 +557,10 @@ impl S3 for Ops {
         let answered = self.run(scope_of(&req), |act| async move {
             let input = &req.input;
             expected_owner(&act, input.expected_bucket_owner.as_ref())?;
-            unsupported(&[("encryption with keys of the client (SSE-C)", input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some())])?;
+            unsupported(&[(
+                "encryption with keys of the client (SSE-C)",
+                input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some(),
+            )])?;
             let conditions = preconditions(
                 input.if_match.clone(),
                 input.if_none_match.clone(),
@@ -481,38 +574,20 @@ impl S3 for Ops {
             describe!(output, &*version, &span, wants_checksums(input.checksum_mode.as_ref()));
             output.parts_count = parts_count(&version, input.part_number);
             output.body = Some(of_reading(reading));
-            for (field, given) in [
-                (&mut output.cache_control, &input.response_cache_control),
-                (&mut output.content_disposition, &input.response_content_disposition),
-                (&mut output.content_encoding, &input.response_content_encoding),
-                (&mut output.content_language, &input.response_content_language),
-                (&mut output.content_type, &input.response_content_type),
-            ] {
-                if given.is_some() {
-                    field.clone_from(given);
-                }
-            }
-            if let Some(expires) = &input.response_expires {
-                let mut text = Vec::new();
-                if expires.format(TimestampFormat::HttpDate, &mut text).is_ok() {
-                    output.expires = String::from_utf8(text).ok();
-                }
-            }
+            override_headers!(output, input);
             Ok((output, seq))
         });
-        answered.await.map(|mut response| {
-            if response.output.content_range.is_some() {
-                response.status = Some(http::StatusCode::PARTIAL_CONTENT);
-            }
-            response
-        })
+        answered.await
     }
 
     async fn head_object(&self, req: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
         let answered = self.run(scope_of(&req), |act| async move {
             let input = &req.input;
             expected_owner(&act, input.expected_bucket_owner.as_ref())?;
-            unsupported(&[("encryption with keys of the client (SSE-C)", input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some())])?;
+            unsupported(&[(
+                "encryption with keys of the client (SSE-C)",
+                input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some(),
+            )])?;
             let conditions = preconditions(
                 input.if_match.clone(),
                 input.if_none_match.clone(),
@@ -525,14 +600,10 @@ impl S3 for Ops {
             let mut output = HeadObjectOutput::default();
             describe!(output, &*version, &span, wants_checksums(input.checksum_mode.as_ref()));
             output.parts_count = parts_count(&version, input.part_number);
+            override_headers!(output, input);
             Ok((output, seq))
         });
-        answered.await.map(|mut response| {
-            if response.output.content_range.is_some() {
-                response.status = Some(http::StatusCode::PARTIAL_CONTENT);
-            }
-            response
-        })
+        answered.await
     }
 
     async fn copy_object(&self, req: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
@@ -540,14 +611,20 @@ impl S3 for Ops {
             let input = &req.input;
             expected_owner(&act, input.expected_bucket_owner.as_ref())?;
             expected_owner(&act, input.expected_source_bucket_owner.as_ref())?;
-            unsupported(&[("encryption with keys of the client (SSE-C)", input.copy_source_sse_customer_algorithm.is_some())])?;
+            unsupported(&[(
+                "encryption with keys of the client (SSE-C)",
+                input.copy_source_sse_customer_algorithm.is_some(),
+            )])?;
             let (headers, metadata) = object_of!(input)?;
-            let from = source_of(&input.copy_source, preconditions(
-                input.copy_source_if_match.clone(),
-                input.copy_source_if_none_match.clone(),
-                input.copy_source_if_modified_since.as_ref(),
-                input.copy_source_if_unmodified_since.as_ref(),
-            ))?;
+            let from = source_of(
+                &input.copy_source,
+                preconditions(
+                    input.copy_source_if_match.clone(),
+                    input.copy_source_if_none_match.clone(),
+                    input.copy_source_if_modified_since.as_ref(),
+                    input.copy_source_if_unmodified_since.as_ref(),
+                ),
+            )?;
             let replace = |directive: Option<&str>| match directive {
                 None | Some("COPY") => Ok(false),
                 Some("REPLACE") => Ok(true),
@@ -590,7 +667,10 @@ impl S3 for Ops {
             let input = &req.input;
             expected_owner(&act, input.expected_bucket_owner.as_ref())?;
             unsupported(&[
-                ("If-Match on size or date", input.if_match_size.is_some() || input.if_match_last_modified_time.is_some()),
+                (
+                    "If-Match on size or date",
+                    input.if_match_size.is_some() || input.if_match_last_modified_time.is_some(),
+                ),
                 ("MFA delete", input.mfa.is_some()),
             ])?;
             let target = Target {
@@ -622,6 +702,9 @@ impl S3 for Ops {
             let (mut deleted, mut errors) = (Vec::new(), Vec::new());
             for (object, gone) in objects.iter().zip(gone) {
                 match gone {
+                    // XML 1.0 cannot say such a name; silence means success,
+                    // as in quiet mode.
+                    Ok(()) if !can_be_xml(&object.key) => {}
                     Ok(()) => deleted.push(DeletedObject {
                         key: Some(object.key.clone()),
                         version_id: object.version_id.clone(),
@@ -629,7 +712,7 @@ impl S3 for Ops {
                     }),
                     Err(refused) => errors.push(Error {
                         code: Some(refused.code.to_owned()),
-                        key: Some(object.key.clone()),
+                        key: Some(object.key.replace(|c| !is_xml(c), "\u{fffd}")),
                         message: Some(refused.message),
                         version_id: object.version_id.clone(),
                     }),
@@ -665,7 +748,9 @@ impl S3 for Ops {
                 delimiter: input.delimiter.as_deref().map(|d| encode.name(d)),
                 encoding_type: input.encoding_type.clone(),
                 common_prefixes: prefixes(&page.common_prefixes, &encode),
-                contents: some(page.contents.iter().map(|line| object(line, &encode, Some(owner(act.caller.tenant())))).collect()),
+                contents: some(
+                    page.contents.iter().map(|line| object(line, &encode, Some(owner(act.caller.tenant())))).collect(),
+                ),
                 ..ListObjectsOutput::default()
             };
             Ok((output, seq))
@@ -680,7 +765,9 @@ impl S3 for Ops {
             let encode = Encode::asked(input.encoding_type.as_ref())?;
             let max = page_size(input.max_keys)?;
             let after = match &input.continuation_token {
-                Some(token) if token.is_empty() => return Err(Refused::new("InvalidArgument", "the continuation token provided is incorrect")),
+                Some(token) if token.is_empty() => {
+                    return Err(Refused::new("InvalidArgument", "the continuation token provided is incorrect"));
+                }
                 Some(token) => token_key(token)?,
                 None => input.start_after.clone().unwrap_or_default(),
             };
@@ -724,12 +811,16 @@ impl S3 for Ops {
             let id = match input.version_id_marker.as_deref().filter(|id| !id.is_empty()) {
                 None => None,
                 Some("null") => Some(AfterId::Null),
-                Some(text) => Some(AfterId::Version(VersionUid::from_hex(text).ok_or_else(|| {
-                    Refused::new("InvalidArgument", "invalid version id specified")
-                })?)),
+                Some(text) => Some(AfterId::Version(
+                    VersionUid::from_hex(text)
+                        .ok_or_else(|| Refused::new("InvalidArgument", "invalid version id specified"))?,
+                )),
             };
             if id.is_some() && input.key_marker.is_none() {
-                return Err(Refused::new("InvalidArgument", "a version-id marker cannot be specified without a key marker"));
+                return Err(Refused::new(
+                    "InvalidArgument",
+                    "a version-id marker cannot be specified without a key marker",
+                ));
             }
             let query = Query {
                 prefix: input.prefix.as_deref().unwrap_or_default(),
@@ -826,19 +917,24 @@ impl S3 for Ops {
         self.run(scope_of(&req), |act| async move {
             let input = &req.input;
             expected_owner(&act, input.expected_bucket_owner.as_ref())?;
-            unsupported(&[("encryption with keys of the client (SSE-C)", input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some())])?;
+            unsupported(&[(
+                "encryption with keys of the client (SSE-C)",
+                input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some(),
+            )])?;
             let said = Said {
                 len: input.content_length,
                 md5: input.content_md5.clone(),
-                algorithm: input.checksum_algorithm.as_ref().map(|a| a.as_str().to_owned()),
-                sums: take_checksums!(input)?,
+                algorithm: raw_header(&req.headers, "x-amz-sdk-checksum-algorithm"),
+                sums: not_empty(&req.headers).and_then(|()| take_checksums!(input))?,
                 trailers,
                 trailer_names: trailer_names(&req.headers),
             };
-            let sent = !said.sums.is_empty() || said.trailer_names.iter().any(|n| super::body::trailer_algorithm(n).is_some());
+            let sent =
+                !said.sums.is_empty() || said.trailer_names.iter().any(|n| super::body::trailer_algorithm(n).is_some());
             let upload = upload_ref(&input.bucket, &input.key, &input.upload_id);
             let (part, _, seq) = act.upload_part(&upload, part_number(input.part_number)?, said.of(body)?).await?;
-            let mut output = UploadPartOutput { e_tag: Some(ETag::Strong(hex(&part.md5))), ..UploadPartOutput::default() };
+            let mut output =
+                UploadPartOutput { e_tag: Some(ETag::Strong(hex(&part.md5))), ..UploadPartOutput::default() };
             put_checksums!(output, part.checksum.iter().filter(|_| sent));
             Ok((output, seq))
         })
@@ -853,13 +949,20 @@ impl S3 for Ops {
             let input = &req.input;
             expected_owner(&act, input.expected_bucket_owner.as_ref())?;
             expected_owner(&act, input.expected_source_bucket_owner.as_ref())?;
-            unsupported(&[("encryption with keys of the client (SSE-C)", input.sse_customer_algorithm.is_some() || input.copy_source_sse_customer_algorithm.is_some())])?;
-            let source = source_of(&input.copy_source, preconditions(
-                input.copy_source_if_match.clone(),
-                input.copy_source_if_none_match.clone(),
-                input.copy_source_if_modified_since.as_ref(),
-                input.copy_source_if_unmodified_since.as_ref(),
-            ))?;
+            unsupported(&[(
+                "encryption with keys of the client (SSE-C)",
+                input.sse_customer_algorithm.is_some() || input.copy_source_sse_customer_algorithm.is_some(),
+            )])?;
+            let source = source_of(
+                &input.copy_source,
+                preconditions(
+                    input.copy_source_if_match.clone(),
+                    input.copy_source_if_none_match.clone(),
+                    input.copy_source_if_modified_since.as_ref(),
+                    input.copy_source_if_unmodified_since.as_ref(),
+                ),
+            )?;
+            not_empty(&req.headers)?;
             let from = PartFrom { source, range: input.copy_source_range.as_deref().map(copy_range).transpose()? };
             let upload = upload_ref(&input.bucket, &input.key, &input.upload_id);
             let (part, seq, source) = act.upload_part_copy(&upload, part_number(input.part_number)?, from).await?;
@@ -899,7 +1002,10 @@ impl S3 for Ops {
                     ours.is_none_or(|ours| ours.value != *value && ours.value.split('-').next() != Some(value))
                 });
                 wrong.map_or(Ok(()), |(algorithm, _)| {
-                    Err(Refused::new("BadDigest", format!("the {} you specified did not match the calculated checksum", algorithm.name())))
+                    Err(Refused::new(
+                        "BadDigest",
+                        format!("the {} you specified did not match the calculated checksum", algorithm.name()),
+                    ))
                 })
             };
             let upload = upload_ref(&input.bucket, &input.key, &input.upload_id);
@@ -943,7 +1049,8 @@ impl S3 for Ops {
             let (upload, mut rows, seq) = act.list_parts(&named, after, max).await?;
             let more = rows.len() > max;
             rows.truncate(max);
-            let parts: Vec<Part> = rows.iter().map(|row| listed_part(&row.part, upload.checksum_algorithm.is_some())).collect();
+            let parts: Vec<Part> =
+                rows.iter().map(|row| listed_part(&row.part, upload.checksum_algorithm.is_some())).collect();
             let output = ListPartsOutput {
                 bucket: Some(input.bucket.clone()),
                 key: Some(input.key.clone()),
@@ -978,9 +1085,11 @@ impl S3 for Ops {
             let max = page_size(input.max_uploads)?;
             // S3: without a key marker, the upload id marker is ignored.
             let id = input.key_marker.as_ref().and(input.upload_id_marker.as_deref()).filter(|id| !id.is_empty());
-            let id = id.map(|id| UploadId::from_hex(id).map(AfterId::Upload).ok_or_else(|| {
-                Refused::new("InvalidArgument", "invalid uploadId marker")
-            }));
+            let id = id.map(|id| {
+                UploadId::from_hex(id)
+                    .map(AfterId::Upload)
+                    .ok_or_else(|| Refused::new("InvalidArgument", "invalid uploadId marker"))
+            });
             let query = Query {
                 prefix: input.prefix.as_deref().unwrap_or_default(),
                 delimiter: input.delimiter.as_deref().unwrap_or_default(),
@@ -1032,9 +1141,10 @@ fn object(line: &Listed, encode: &Encode, owner: Option<Owner>) -> Object {
         storage_class: Some(ObjectStorageClass::from_static(ObjectStorageClass::STANDARD)),
         owner,
         checksum_algorithm: line.checksum.as_ref().map(|(name, _)| vec![ChecksumAlgorithm::from(name.clone())]),
-        checksum_type: line.checksum.as_ref().map(|(_, composite)| {
-            ChecksumType::from(if *composite { "COMPOSITE" } else { "FULL_OBJECT" }.to_owned())
-        }),
+        checksum_type: line
+            .checksum
+            .as_ref()
+            .map(|(_, composite)| ChecksumType::from(if *composite { "COMPOSITE" } else { "FULL_OBJECT" }.to_owned())),
         ..Object::default()
     }
 }
@@ -1085,6 +1195,15 @@ fn versions(
     }
 }
 
+/// Characters that XML 1.0 can carry (section 2.2).
+fn is_xml(c: char) -> bool {
+    matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
+}
+
+fn can_be_xml(text: &str) -> bool {
+    text.chars().all(is_xml)
+}
+
 fn id_text(id: AfterId) -> String {
     match id {
         AfterId::Null => "null".to_owned(),
@@ -1102,9 +1221,10 @@ fn upload_ref(bucket: &str, key: &str, id: &str) -> UploadRef {
 }
 
 fn part_number(given: i32) -> Result<u32, Refused> {
-    u32::try_from(given).ok().filter(|number| (1..=limits::PART_NUMBER_MAX).contains(number)).ok_or_else(|| {
-        Refused::new("InvalidArgument", "part number must be an integer between 1 and 10000, inclusive")
-    })
+    u32::try_from(given)
+        .ok()
+        .filter(|number| (1..=limits::PART_NUMBER_MAX).contains(number))
+        .ok_or_else(|| Refused::new("InvalidArgument", "part number must be an integer between 1 and 10000, inclusive"))
 }
 
 fn named_part(given: CompletedPart) -> Result<NamedPart, Refused> {
@@ -1121,7 +1241,10 @@ fn checksum_of_upload(input: &CreateMultipartUploadInput) -> Result<Option<(crat
     let Some(algorithm) = algorithm(input.checksum_algorithm.as_ref())? else {
         return match kind {
             None => Ok(None),
-            Some(_) => Err(Refused::new("InvalidRequest", "the x-amz-checksum-type header can only be used with the x-amz-checksum-algorithm header")),
+            Some(_) => Err(Refused::new(
+                "InvalidRequest",
+                "the x-amz-checksum-type header can only be used with the x-amz-checksum-algorithm header",
+            )),
         };
     };
     let composite = match kind {
@@ -1141,7 +1264,8 @@ fn checksum_of_upload(input: &CreateMultipartUploadInput) -> Result<Option<(crat
 
 /// `bytes=first-last`, both given (UploadPartCopy).
 fn copy_range(text: &str) -> Result<(u64, u64), Refused> {
-    let bad = || Refused::new("InvalidArgument", "the x-amz-copy-source-range value must be of the form bytes=first-last");
+    let bad =
+        || Refused::new("InvalidArgument", "the x-amz-copy-source-range value must be of the form bytes=first-last");
     let (first, last) = text.strip_prefix("bytes=").and_then(|range| range.split_once('-')).ok_or_else(bad)?;
     let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
     match (number(first), number(last)) {

@@ -109,6 +109,7 @@ where
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD)
             .max_buf_size(READ_BYTES)
+            .max_headers(HEADERS_MAX)
             .serve_connection(TokioIo::new(stream), answer)
     );
     let mut draining = false;
@@ -130,6 +131,9 @@ where
         }
     }
 }
+
+/// Header lines of a request: metadata may come in many small pieces.
+const HEADERS_MAX: usize = 512;
 
 /// A head must fit, and a body is read in pieces of this size.
 const READ_BYTES: usize = 256 * 1024;
