@@ -85,6 +85,16 @@ tests/services/node_modules/.ready: tests/services/package.json tests/services/p
 	@npm ci --silent --no-audit --no-fund --prefix tests/services
 	@touch $@
 
+HOURS := 2
+
+.PHONY: soak
+soak: build .venv/ready ## Thousands of kills, new seeds, until HOURS (2) are over
+	PYTHON=$(CURDIR)/.venv/bin/python RINGFENCE_BIN=$(abspath $(TARGET))/release/ringfence tests/soak.sh $(HOURS)
+
+.PHONY: bench
+bench: ## One question each: sealing, recording, deciding
+	$(CARGO) bench $(FLAGS) -p ringfence-format -p ringfence-log -p ringfence-access
+
 .PHONY: clean-data
 clean-data: ## Throw the default data directory away, keys and all
 	rm -rf ./ringfence-data

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use rustix::fs::Mode;
 
 pub use failure::{Failure, Kind};
 pub use output::Output;
@@ -297,6 +298,8 @@ enum ConfigCommand {
 
 /// Parses the command line, runs the command, prints, and says how it ended.
 pub fn run() -> ExitCode {
+    // Whatever is made in the data directory, by us or by SQLite, is ours alone.
+    rustix::process::umask(Mode::from_raw_mode(0o077));
     let cli = Cli::parse();
     let output = Output::new(cli.common.json);
     match dispatch(cli, &output) {

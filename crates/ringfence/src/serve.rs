@@ -70,7 +70,7 @@ async fn serve(
     let admin = tokio::spawn(public::serve(admin, metrics.clone(), ready.clone(), stopping.clone()));
     let upkeep = tokio::spawn(telemetry::upkeep(metrics));
 
-    let options = Options { create: true, ..Options::default() };
+    let options = Options { create: true };
     let installation = Arc::new(Installation::open_in(dir, config, options).await?);
     let control = socket::bind(installation.dir())?;
     let control = tokio::spawn(socket::serve(control, installation.clone(), stopping.clone()));

@@ -14,7 +14,8 @@ pub struct ConfigError {
     place: String,
     message: String,
     help: Option<String>,
-    source_text: Option<NamedSource<String>>,
+    /// Boxed, since errors travel by value.
+    source_text: Option<Box<NamedSource<String>>>,
     span: Option<Range<usize>>,
 }
 
@@ -45,7 +46,8 @@ impl ConfigError {
             Some(span) => format!("{}:{}", file.display(), line_of(text, span.start)),
             None => file.display().to_string(),
         };
-        let source_text = span.is_some().then(|| NamedSource::new(file.display().to_string(), text.to_owned()));
+        let source_text =
+            span.is_some().then(|| Box::new(NamedSource::new(file.display().to_string(), text.to_owned())));
         Self { place, message, help, source_text, span }
     }
 
@@ -66,7 +68,7 @@ impl Diagnostic for ConfigError {
         self.help.as_ref().map(|h| Box::new(h) as Box<dyn std::fmt::Display>)
     }
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        self.source_text.as_ref().map(|s| s as &dyn SourceCode)
+        self.source_text.as_deref().map(|s| s as &dyn SourceCode)
     }
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         let span = self.span.clone()?;
