@@ -1,15 +1,20 @@
 """The life of the process: first start, what it prints, how it stops."""
 
 import configparser
+import os
+import random
 import signal
 import socket
 import subprocess
 import threading
+import time
 
 import pytest
 
 from harness import BINARY, clean_env, free_port, some_bytes
 from sigv4 import send, until
+
+SEED = int(os.environ.get("RINGFENCE_SEED", time.time_ns() % 1_000_000))
 
 
 def test_the_first_start_makes_what_a_user_needs(new_server):
@@ -126,3 +131,19 @@ def test_help_teaches(tmp_path):
 def test_a_command_without_a_server_says_so(tmp_path):
     done = subprocess.run([BINARY, "tenant", "add", "x", "--data", tmp_path / "nothing"], capture_output=True, text=True, timeout=20, env=clean_env())
     assert done.returncode != 0 and done.stderr.strip() and "panicked" not in done.stderr
+
+
+def test_a_first_start_that_is_killed_anywhere_is_completed_by_the_next(new_server):
+    """One tenant, one key, one profile, and the key works."""
+    chance = random.Random(SEED)
+    for round in range(12):
+        server = new_server()
+        for _ in range(chance.choice([1, 1, 2, 3])):
+            server.spawn()
+            time.sleep(chance.uniform(0.005, 0.5))
+            server.kill()
+        server.start()
+        server.client().list_buckets()
+        assert server.credentials_file.read_text().count("[default]") == 1, f"round {round}, RINGFENCE_SEED={SEED}"
+        assert len(server.cli_json("key", "list")["keys"]) == 1, f"round {round}, RINGFENCE_SEED={SEED}"
+        server.kill()
