@@ -173,7 +173,7 @@ class Server:
         """A boto3 client; `checksums=False` is how SDKs behaved before 2025."""
         key = self.key(profile)
         wanted = "when_supported" if checksums else "when_required"
-        return boto3.client(
+        return boto3.session.Session().client(
             "s3",
             endpoint_url=f"http://{host}:{self.s3_port}",
             aws_access_key_id=key.id,

@@ -132,8 +132,8 @@ text_name!(
             Err("may hold only a-z, 0-9, - and .")
         } else if !b[0].is_ascii_alphanumeric() || !b[b.len() - 1].is_ascii_alphanumeric() {
             Err("must begin and end with a letter or digit")
-        } else if text.contains("..") {
-            Err("may not hold two dots in a row")
+        } else if text.contains("..") || text.contains(".-") || text.contains("-.") {
+            Err("may hold only letters and digits beside a dot")
         } else if text.parse::<std::net::Ipv4Addr>().is_ok() {
             Err("may not look like an IP address")
         } else if text.starts_with("xn--") || text.ends_with("-s3alias") {
@@ -238,7 +238,7 @@ mod tests {
         for good in ["abc", "a.b-c", "0ab", "my-bucket.example"] {
             assert!(BucketName::parse(good).is_ok(), "{good}");
         }
-        for bad in ["ab", "Abc", "a..b", "-abc", "abc-", "192.168.1.1", "a_b", "xn--abc", ".abc", ""] {
+        for bad in ["ab", "Abc", "a..b", "-abc", "abc-", "192.168.1.1", "a_b", "a.-b", "a-.b", "xn--abc", ".abc", ""] {
             assert!(BucketName::parse(bad).is_err(), "{bad}");
         }
     }

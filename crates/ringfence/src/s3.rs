@@ -209,6 +209,8 @@ fn name_request(response: &mut Response<Body>, id: &str) {
     *response.body_mut() = Body::from(text);
 }
 
+const WRONG_REGION: &str = "the authorization header is malformed; the region is wrong; expecting 'us-east-1'";
+
 type Early = (StatusCode, &'static str, &'static str);
 
 /// What must be refused before the library looks at it.
@@ -223,7 +225,15 @@ async fn before(mut request: Request<Body>) -> Result<Request<Body>, Early> {
     let query = request.uri().query().unwrap_or_default();
     let asks = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
     if request.headers().contains_key("x-amz-security-token") || asks("X-Amz-Security-Token") {
-        return Err((StatusCode::BAD_REQUEST, "InvalidToken", "the provided token is malformed or otherwise not valid"));
+        return Err((
+            StatusCode::BAD_REQUEST,
+            "InvalidToken",
+            "the provided token is malformed or otherwise not valid",
+        ));
+    }
+    if !region_can_be(&request) {
+        // s3cmd signs for `US` until it is told of a region that can be.
+        return Err((StatusCode::BAD_REQUEST, "AuthorizationHeaderMalformed", WRONG_REGION));
     }
     let text = |name: http::HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
     let post = request.method() == http::Method::POST;
@@ -235,7 +245,8 @@ async fn before(mut request: Request<Body>) -> Result<Request<Body>, Early> {
     if document && len > limits::XML_BODY_BYTES_MAX as u64 {
         return Err((StatusCode::BAD_REQUEST, "MaxMessageLengthExceeded", "your request was too big"));
     }
-    let chunked = text(HeaderName::from_static("x-amz-content-sha256")).is_some_and(|kind| kind.starts_with("STREAMING-"));
+    let chunked =
+        text(HeaderName::from_static("x-amz-content-sha256")).is_some_and(|kind| kind.starts_with("STREAMING-"));
     if post && asks("delete") && !chunked {
         let incomplete = |_| (StatusCode::BAD_REQUEST, "IncompleteBody", "the body could not be read to its end");
         let limited = http_body_util::Limited::new(std::mem::take(request.body_mut()), limits::XML_BODY_BYTES_MAX);
@@ -246,14 +257,23 @@ async fn before(mut request: Request<Body>) -> Result<Request<Body>, Early> {
     Ok(request)
 }
 
+/// Any region is accepted that the library can name: lower case.
+fn region_can_be(request: &Request<Body>) -> bool {
+    let header = request.headers().get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let scope = header.and_then(|value| value.split_once("Credential=")).map(|(_, rest)| rest);
+    let region = scope.and_then(|scope| scope.split(',').next()?.split('/').nth(2));
+    region.is_none_or(|region| s3s::region::Region::new(region.into()).is_ok())
+}
+
 fn plain(status: StatusCode) -> Response<Body> {
     let code = if status == StatusCode::SERVICE_UNAVAILABLE { "ServiceUnavailable" } else { "InternalError" };
     error(status, code, "the request cannot be served now: retry")
 }
 
 fn error(status: StatusCode, code: &str, message: &str) -> Response<Body> {
+    let region = if message == WRONG_REGION { "<Region>us-east-1</Region>" } else { "" };
     let text = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>{message}</Message>{region}</Error>"
     );
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;

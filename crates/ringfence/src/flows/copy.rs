@@ -56,9 +56,23 @@ pub struct PartFrom {
     pub range: Option<(u64, u64)>,
 }
 
+/// Times a change is tried whose ground moved while it was made.
+pub(super) const TRIES: usize = 4;
+
 impl Act {
-    /// Copies an object; says what the source was.
+    /// Copies an object; says what the source was. A source whose head is
+    /// renewed meanwhile (key rotation, tags) is read again.
     pub async fn copy(&self, from: SourceRef, to: CopyTo) -> Result<(Put, Arc<Version>), Refused> {
+        for _ in 1..TRIES {
+            match self.copy_once(from.clone(), to.clone()).await {
+                Err(refused) if refused.is_race() => {}
+                done => return done,
+            }
+        }
+        self.copy_once(from, to).await
+    }
+
+    async fn copy_once(&self, from: SourceRef, to: CopyTo) -> Result<(Put, Arc<Version>), Refused> {
         let itself = from.wanted.bucket == to.bucket && from.wanted.key == to.key && from.wanted.version.is_none();
         if itself && matches!((&to.metadata, &to.tags), (Directive::Copy, Directive::Copy)) {
             return Err(Refused::new(

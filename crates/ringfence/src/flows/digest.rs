@@ -67,14 +67,14 @@ impl Algorithm {
 }
 
 enum Hasher {
-    Crc(crc_fast::Digest),
+    Crc(Box<crc_fast::Digest>),
     Sha(digest::Context),
 }
 
 impl Hasher {
     fn new(algorithm: Algorithm) -> Self {
         match (algorithm.crc(), algorithm) {
-            (Some(crc), _) => Self::Crc(crc_fast::Digest::new(crc)),
+            (Some(crc), _) => Self::Crc(Box::new(crc_fast::Digest::new(crc))),
             (None, Algorithm::Sha1) => Self::Sha(digest::Context::new(&SHA1_FOR_LEGACY_USE_ONLY)),
             (None, _) => Self::Sha(digest::Context::new(&SHA256)),
         }

@@ -55,7 +55,8 @@ impl Preconditions {
             _ => {}
         }
         let fresh = || Refused {
-            headers: vec![("etag", format!("\"{}\"", version.etag))],
+            // An error with a body describes itself; a 304 has only this.
+            headers: Vec::from_iter((fresh == "NotModified").then(|| ("etag", format!("\"{}\"", version.etag)))),
             ..Refused::new(fresh, "at least one of the preconditions did not hold")
         };
         match (&self.if_none_match, self.if_modified_since) {
@@ -65,6 +66,9 @@ impl Preconditions {
         }
     }
 }
+
+/// An object that may be read, and the permit to.
+pub(super) type Readable = (Arc<Bucket>, Arc<Version>, Permit<Read>);
 
 /// Which bytes of the object.
 #[derive(Clone, Debug)]
@@ -96,11 +100,7 @@ pub struct Reading {
 
 impl Act {
     /// The version a read means, and the permit to read it.
-    pub(super) fn find(
-        &self,
-        op: &'static str,
-        wanted: &Wanted,
-    ) -> Result<(Arc<Bucket>, Arc<Version>, Permit<Read>), Refused> {
+    pub(super) fn find(&self, op: &'static str, wanted: &Wanted) -> Result<Readable, Refused> {
         let bucket = self.bucket(&wanted.bucket)?;
         let key = Self::key(&wanted.key)?;
         let located = self.at.catalog().locate(&bucket.id, &key, wanted.version)?;

@@ -31,6 +31,9 @@ pub struct NewObject {
     pub conditions: Conditions,
 }
 
+/// Looks at the digests of a body that has come to its end.
+pub type Check<'a> = Box<dyn FnOnce(&Sums) -> Result<(), Refused> + Send + Sync + 'a>;
+
 /// Plaintext as it comes from the client, and what is to be checked at its end.
 pub struct Plain<'a> {
     /// The bytes.
@@ -40,7 +43,7 @@ pub struct Plain<'a> {
     /// Which checksums to compute.
     pub algorithms: Vec<Algorithm>,
     /// Compares with what the client said; runs before anything is visible.
-    pub check: Box<dyn FnOnce(&Sums) -> Result<(), Refused> + Send + Sync + 'a>,
+    pub check: Check<'a>,
 }
 
 /// What came of it.

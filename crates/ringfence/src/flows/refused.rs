@@ -22,13 +22,14 @@ pub struct Refused {
     pub recorded: Option<Seq>,
     /// Headers that belong to the answer: the validators of a 304.
     pub headers: Vec<(&'static str, String)>,
+    pub(super) race: bool,
 }
 
 impl Refused {
     /// A refusal whose reason may be told.
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { code, reason: message.clone(), message, denial: None, recorded: None, headers: Vec::new() }
+        Self { code, reason: message.clone(), message, denial: None, recorded: None, headers: Vec::new(), race: false }
     }
 
     /// A refusal whose reason stays inside.
@@ -40,6 +41,11 @@ impl Refused {
     pub fn denied(denial: Box<Denial>) -> Self {
         let code = denial.error_code();
         Self { denial: Some(denial), ..Self::new(code, "Access Denied") }
+    }
+
+    /// Whether it was lost to another change, so that trying again may do.
+    pub(super) fn is_race(&self) -> bool {
+        self.race
     }
 
     fn unavailable(reason: impl std::fmt::Display) -> Self {
@@ -95,7 +101,8 @@ impl From<Conflict> for Refused {
             Conflict::BucketExists { .. } => "the bucket name is taken".to_owned(),
             other => other.to_string(),
         };
-        Self::inside(code, &message, conflict)
+        let race = matches!(conflict, Conflict::SourceChanged | Conflict::Changed | Conflict::PolicyChanged);
+        Self { race, ..Self::inside(code, &message, conflict) }
     }
 }
 

@@ -6,6 +6,7 @@ use ringfence_format::record::Seq;
 use ringfence_format::redo::{Pairs, Version};
 use ringfence_store::NewHead;
 
+use super::copy::TRIES;
 use super::{Act, Refused, Wanted};
 
 impl Act {
@@ -22,6 +23,21 @@ impl Act {
     /// A label that the sites it lies at may not hold is refused (409): moving
     /// an object is not tagging's business.
     pub async fn tag(
+        &self,
+        op: &'static str,
+        wanted: &Wanted,
+        tags: Pairs,
+    ) -> Result<(std::sync::Arc<Version>, Seq), Refused> {
+        for _ in 1..TRIES {
+            match self.tag_once(op, wanted, tags.clone()).await {
+                Err(refused) if refused.is_race() => {}
+                done => return done,
+            }
+        }
+        self.tag_once(op, wanted, tags).await
+    }
+
+    async fn tag_once(
         &self,
         op: &'static str,
         wanted: &Wanted,

@@ -48,6 +48,7 @@ impl S3Access for Authenticate {
         let (bucket, key) = (cx.s3_path().get_bucket_name(), cx.s3_path().get_object_key());
         let claimed = cx.credentials().map(|credentials| credentials.access_key.clone());
         let (bucket, key) = (bucket.map(str::to_owned), key.map(str::to_owned));
+        let foreign = foreign_parameter(op, cx.uri().query().unwrap_or_default());
         let scope = cx.extensions_mut().get::<Arc<Scope>>().cloned();
         let scope = scope.ok_or_else(|| S3Error::new(S3ErrorCode::InternalError))?;
         scope.asks(op, bucket.as_deref(), key.as_deref());
@@ -60,7 +61,7 @@ impl S3Access for Authenticate {
         match authenticate(signature, &self.at.keys, scope.origin().clone()) {
             Ok(caller) => {
                 scope.is(caller);
-                built(op)
+                built(op, foreign)
             }
             Err(refused) => {
                 let code = refused.answer().1;
@@ -79,13 +80,50 @@ fn name_of(op: &str) -> &'static str {
 
 /// What is not built answers so before its body is looked at, whatever it
 /// says: never a silent 200, and no complaint about details either.
-fn built(op: &'static str) -> S3Result<()> {
+fn built(op: &'static str, foreign: bool) -> S3Result<()> {
     const NOT_YET: [&str; 5] =
         ["s3:Other", "s3:GetBucketVersioning", "s3:PutBucketVersioning", "s3:GetObjectAttributes", "s3:PostObject"];
-    match NOT_YET.contains(&op) {
+    match NOT_YET.contains(&op) || foreign {
         true => Err(S3Error::with_message(S3ErrorCode::NotImplemented, "this operation is not implemented")),
         false => Ok(()),
     }
+}
+
+/// Whether a request asks for a sub-resource that the router does not know.
+/// `DELETE /bucket?something` must not become `DELETE /bucket`: for the
+/// operations that a path alone selects, only their own parameters pass.
+fn foreign_parameter(op: &str, query: &str) -> bool {
+    let own: &[&str] = match op {
+        "s3:GetObject" | "s3:HeadObject" => &["versionId", "partNumber", "response-"],
+        "s3:DeleteObject" => &["versionId"],
+        "s3:PutObject" | "s3:CopyObject" | "s3:CreateBucket" | "s3:DeleteBucket" | "s3:HeadBucket" => &[],
+        "s3:ListObjects" | "s3:ListBuckets" => &[
+            "prefix",
+            "delimiter",
+            "marker",
+            "max-keys",
+            "encoding-type",
+            "max-buckets",
+            "continuation-token",
+            "bucket-region",
+        ],
+        _ => return false,
+    };
+    let names = query.split('&').filter_map(|pair| pair.split('=').next()).filter(|name| !name.is_empty());
+    let signature =
+        |name: &str| name == "x-id" || name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("x-amz-"));
+    let is_own = |name: &str| own.iter().any(|own| *own == name || (own.ends_with('-') && name.starts_with(own)));
+    // A parameter with a value that nobody knows is ignored on reads, as S3
+    // does; without one it is a sub-resource.
+    let harmless = |name: &str| {
+        let reads =
+            matches!(op, "s3:GetObject" | "s3:HeadObject" | "s3:ListObjects" | "s3:ListBuckets" | "s3:HeadBucket");
+        reads
+            && query
+                .split('&')
+                .any(|pair| pair.split_once('=').is_some_and(|(n, value)| n == name && !value.is_empty()))
+    };
+    names.into_iter().any(|name| !signature(name) && !is_own(name) && !harmless(name))
 }
 
 /// Virtual-host style for the configured domains, path style for every other

@@ -48,13 +48,9 @@ impl Said {
         let asked = asked.transpose()?;
         let mut algorithms: Vec<_> = self.sums.iter().map(|(a, _)| *a).chain(announced).collect();
         algorithms.dedup();
-        if let (Some(asked), Some(said)) = (asked, algorithms.first()) {
-            if asked != *said {
-                return Err(Refused::new(
-                    "InvalidRequest",
-                    "value for x-amz-sdk-checksum-algorithm header does not match the checksum that was sent",
-                ));
-            }
+        if asked.zip(algorithms.first()).is_some_and(|(asked, said)| asked != *said) {
+            let why = "value for x-amz-sdk-checksum-algorithm header does not match the checksum that was sent";
+            return Err(Refused::new("InvalidRequest", why));
         }
         if algorithms.is_empty() {
             algorithms.push(asked.unwrap_or(Algorithm::Crc64Nvme));
@@ -103,21 +99,34 @@ pub(super) fn check_document(headers: &http::HeaderMap, bytes: &[u8]) -> Result<
     let mut said = false;
     if let Some(md5) = text("content-md5") {
         said = true;
-        let md5 = digest_of(&md5).map_err(|_| (StatusCode::BAD_REQUEST, "InvalidDigest", "the Content-MD5 you specified is not valid"))?;
+        let md5 = digest_of(&md5)
+            .map_err(|_| (StatusCode::BAD_REQUEST, "InvalidDigest", "the Content-MD5 you specified is not valid"))?;
         if md5 != computed.md5 {
-            return Err((StatusCode::BAD_REQUEST, "BadDigest", "the Content-MD5 you specified did not match what we received"));
+            return Err((
+                StatusCode::BAD_REQUEST,
+                "BadDigest",
+                "the Content-MD5 you specified did not match what we received",
+            ));
         }
     }
     for algorithm in ALGORITHMS {
         let Some(value) = text(&format!("x-amz-checksum-{}", algorithm.name().to_lowercase())) else { continue };
         said = true;
         if computed.base64(algorithm) != Some(value) {
-            return Err((StatusCode::BAD_REQUEST, "BadDigest", "the checksum you specified did not match what we received"));
+            return Err((
+                StatusCode::BAD_REQUEST,
+                "BadDigest",
+                "the checksum you specified did not match what we received",
+            ));
         }
     }
     match said {
         true => Ok(()),
-        false => Err((StatusCode::BAD_REQUEST, "InvalidRequest", "missing required header for this request: Content-MD5 or x-amz-checksum-*")),
+        false => Err((
+            StatusCode::BAD_REQUEST,
+            "InvalidRequest",
+            "missing required header for this request: Content-MD5 or x-amz-checksum-*",
+        )),
     }
 }
 

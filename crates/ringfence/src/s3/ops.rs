@@ -128,8 +128,16 @@ fn storage_class(given: Option<&StorageClass>) -> Result<(), Refused> {
     match given.map(StorageClass::as_str) {
         None | Some("STANDARD") => Ok(()),
         Some(
-            "REDUCED_REDUNDANCY" | "STANDARD_IA" | "ONEZONE_IA" | "INTELLIGENT_TIERING" | "GLACIER" | "GLACIER_IR"
-            | "DEEP_ARCHIVE" | "EXPRESS_ONEZONE" | "OUTPOSTS" | "SNOW",
+            "REDUCED_REDUNDANCY"
+            | "STANDARD_IA"
+            | "ONEZONE_IA"
+            | "INTELLIGENT_TIERING"
+            | "GLACIER"
+            | "GLACIER_IR"
+            | "DEEP_ARCHIVE"
+            | "EXPRESS_ONEZONE"
+            | "OUTPOSTS"
+            | "SNOW",
         ) => Err(Refused::new("NotImplemented", "storage classes other than STANDARD are not implemented")),
         Some(_) => Err(Refused::new("InvalidStorageClass", "the storage class you specified is not valid")),
     }
@@ -284,8 +292,7 @@ fn source_of(source: &CopySource, conditions: Preconditions) -> Result<SourceRef
 }
 
 fn metadata_out(version: &Version) -> Option<Metadata> {
-    (!version.metadata.is_empty())
-        .then(|| version.metadata.iter().map(|(k, v)| (k.clone().into(), v.clone().into())).collect())
+    (!version.metadata.is_empty()).then(|| version.metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect())
 }
 
 fn int(number: u64) -> i64 {
@@ -375,7 +382,7 @@ fn wants_checksums(mode: Option<&ChecksumMode>) -> bool {
 }
 
 fn parts_count(version: &Version, part: Option<i32>) -> Option<i32> {
-    (part.is_some() && version.etag.contains('-')).then(|| version.parts.len() as i32)
+    (part.is_some() && version.etag.contains('-')).then_some(version.parts.len() as i32)
 }
 
 #[async_trait::async_trait]
@@ -693,6 +700,8 @@ impl S3 for Ops {
             if objects.is_empty() || objects.len() > limits::DELETE_OBJECTS_MAX {
                 return Err(Refused::new("MalformedXML", "between 1 and 1000 objects must be named"));
             }
+            let conditional = objects.iter().any(|o| o.size.is_some() || o.last_modified_time.is_some());
+            unsupported(&[("deleting on condition of size or date", conditional)])?;
             let targets = objects.iter().map(|object| Target {
                 key: object.key.clone(),
                 version: version_ref(object.version_id.clone()),
@@ -745,7 +754,7 @@ impl S3 for Ops {
                 max_keys: Some(max as i32),
                 is_truncated: Some(page.next.is_some()),
                 next_marker: page.next.as_ref().filter(|_| delimited).map(|next| encode.name(&next.key)),
-                delimiter: input.delimiter.as_deref().map(|d| encode.name(d)),
+                delimiter: input.delimiter.as_deref().filter(|d| !d.is_empty()).map(|d| encode.name(d)),
                 encoding_type: input.encoding_type.clone(),
                 common_prefixes: prefixes(&page.common_prefixes, &encode),
                 contents: some(
@@ -787,7 +796,7 @@ impl S3 for Ops {
                 continuation_token: input.continuation_token.clone(),
                 is_truncated: Some(page.next.is_some()),
                 next_continuation_token: page.next.as_ref().map(|next| token(&next.key)),
-                delimiter: input.delimiter.as_deref().map(|d| encode.name(d)),
+                delimiter: input.delimiter.as_deref().filter(|d| !d.is_empty()).map(|d| encode.name(d)),
                 encoding_type: input.encoding_type.clone(),
                 start_after: input.start_after.as_deref().map(|s| encode.name(s)),
                 common_prefixes: prefixes(&page.common_prefixes, &encode),
@@ -1114,7 +1123,7 @@ impl S3 for Ops {
             let output = ListMultipartUploadsOutput {
                 bucket: Some(input.bucket.clone()),
                 prefix: Some(encode.name(query.prefix)),
-                delimiter: input.delimiter.as_deref().map(|d| encode.name(d)),
+                delimiter: input.delimiter.as_deref().filter(|d| !d.is_empty()).map(|d| encode.name(d)),
                 key_marker: Some(encode.name(&query.after.key)),
                 upload_id_marker: Some(input.upload_id_marker.clone().unwrap_or_default()),
                 next_key_marker: page.next.as_ref().map(|next| encode.name(&next.key)),
@@ -1180,7 +1189,7 @@ fn versions(
     ListObjectVersionsOutput {
         name: Some(input.bucket.clone()),
         prefix: Some(encode.name(query.prefix)),
-        delimiter: input.delimiter.as_deref().map(|d| encode.name(d)),
+        delimiter: input.delimiter.as_deref().filter(|d| !d.is_empty()).map(|d| encode.name(d)),
         key_marker: Some(encode.name(&query.after.key)),
         version_id_marker: Some(input.version_id_marker.clone().unwrap_or_default()),
         max_keys: Some(query.max as i32),
