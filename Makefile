@@ -95,6 +95,18 @@ soak: build .venv/ready ## Thousands of kills, new seeds, until HOURS (2) are ov
 bench: ## One question each: sealing, recording, deciding
 	$(CARGO) bench $(FLAGS) -p ringfence-format -p ringfence-log -p ringfence-access
 
+SECONDS_EACH := 60
+
+.PHONY: fuzz
+fuzz: ## Parsers of bytes from outside, SECONDS_EACH (60) per target; needs a nightly toolchain
+	@if ! cargo fuzz --version > /dev/null 2>&1 && ! [ -x $(TARGET)/tools/bin/cargo-fuzz ]; then \
+	  $(CARGO) install --locked --quiet --root $(TARGET)/tools cargo-fuzz; \
+	fi
+	@export PATH="$$PATH:$(abspath $(TARGET))/tools/bin"; \
+	for target in $$(cd crates/format && cargo +nightly fuzz list); do \
+	  (cd crates/format && cargo +nightly fuzz run $$target -- -max_total_time=$(SECONDS_EACH) -print_final_stats=0); \
+	done
+
 .PHONY: clean-data
 clean-data: ## Throw the default data directory away, keys and all
 	rm -rf ./ringfence-data
