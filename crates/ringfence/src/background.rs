@@ -85,6 +85,7 @@ async fn noise(installation: &Installation) -> Result<(), Failure> {
 
 /// A sweep that finds nothing leaves one record of itself.
 async fn sweep(installation: &Installation) -> Result<(), Failure> {
+    installation.sees_every_site()?;
     let permit = installation.system_permit("sweep", Ask::on_installation("system:Sweep")).await?;
     let because = installation.log().record(permit).await.map_err(|e| crate::installation::cannot("record", e))?;
     let heads = Upkeep { vault: installation.vault().clone(), because };

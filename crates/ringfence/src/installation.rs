@@ -40,6 +40,7 @@ pub use credentials::{CredentialsFile, NewKey};
 pub use lock::DataDir;
 pub use policies::{IN_FORCE, keep_policies, read_set};
 pub use recovery::recover;
+pub use sites::LeftOut;
 
 /// The tenant that the first start makes.
 pub const FIRST_TENANT: &str = "default";
@@ -81,6 +82,7 @@ pub struct Installation {
     pub noise: Arc<Noise>,
     /// The trust root.
     pub realm: Realm,
+    left_out: Vec<LeftOut>,
     first: std::sync::Mutex<Option<NewKey>>,
     changing_policies: tokio::sync::Mutex<()>,
     dir: DataDir,
@@ -125,10 +127,10 @@ impl Installation {
         let log = Arc::new(open_log(&path, &config, &vault, &clock)?);
         refuse_lost_catalogue(&path, &log)?;
         recovery::refuse_unfinished(&path)?;
-        let sites = sites::open(&path, &config, id)?;
+        let (sites, left_out) = sites::open_those_there(&path, &config, id)?;
         let parts = Parts { installation: id, log: log.clone(), sites, clock: clock.clone(), random: Arc::new(random) };
         let store = Store::open(&path.join(CATALOG), parts).await.map_err(|e| Failure::new(Kind::Unavailable, e))?;
-        sites::remember(&path, &config)?;
+        sites::remember(&path, store.sites().map(|site| site.id().clone()))?;
         let labels = Arc::new(label_rules(&config)?);
         let engine = Arc::new(policies::start(&path, &config, &store).await?);
         let realm = config.realm.clone();
@@ -144,6 +146,7 @@ impl Installation {
             labels,
             noise: Arc::default(),
             realm,
+            left_out,
             first: std::sync::Mutex::default(),
             changing_policies: tokio::sync::Mutex::default(),
             dir,
@@ -195,6 +198,24 @@ impl Installation {
     pub fn sites(&self) -> Vec<Arc<Site>> {
         self.store.sites().cloned().collect()
     }
+    /// Configured sites that could not be opened, and why.
+    pub fn left_out(&self) -> &[LeftOut] {
+        &self.left_out
+    }
+    /// Whether a sweep may judge what is an orphan: a head at a site that is
+    /// not open might claim it.
+    ///
+    /// # Errors
+    /// Which site is missing.
+    pub fn sees_every_site(&self) -> Result<(), Failure> {
+        match self.left_out.first() {
+            None => Ok(()),
+            Some((site, why)) => {
+                Err(Failure::new(Kind::Unavailable, format!("site `{site}` is not open, so nothing is swept: {why}"))
+                    .next("bring the site back and restart"))
+            }
+        }
+    }
     /// Whose chunks these are.
     pub fn id(&self) -> InstallationId {
         self.store.installation()
@@ -215,6 +236,7 @@ impl Installation {
         metrics::gauge!("ringfence_log_records").set(self.log.durable_size() as f64);
         metrics::gauge!("ringfence_log_published").set(self.log.published_size() as f64);
         metrics::gauge!("ringfence_ready").set(f64::from(u8::from(self.obstacle().is_none())));
+        metrics::gauge!("ringfence_sites_left_out").set(self.left_out.len() as f64);
         metrics::gauge!("ringfence_policy_epoch").set(self.engine.epoch() as f64);
     }
 

@@ -52,6 +52,9 @@ fn warnings(installation: &Installation) -> Vec<String> {
     if installation.vault().is_development() {
         warnings.push("the keyring is unlocked by the development key file inside the data directory".to_owned());
     }
+    for (site, why) in installation.left_out() {
+        warnings.push(format!("site `{site}` is left out until the next start: {why}"));
+    }
     for site in &installation.config().site {
         let remote = site.type_ != SiteType::Directory;
         if site.kind == crate::config::SiteKind::Public && !remote {
@@ -171,6 +174,7 @@ pub(super) async fn sweep(
     mode: SweepMode,
 ) -> Result<Value, Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::new(Kind::Unavailable, e);
+    installation.sees_every_site()?;
     let erased = match mode {
         SweepMode::DryRun => None,
         _ => Some(installation.store().erase_due(0).await.map_err(|e| failed(&e))?),

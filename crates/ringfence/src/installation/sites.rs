@@ -19,16 +19,48 @@ use crate::config::{self, Config, SiteType};
 /// is here and has lost its marker is a disk that is not mounted, not a new site.
 const USED: &str = "sites.used";
 
+/// A site that could not be opened, and why. It is left out until the next
+/// start: what lies only there answers 503, everything else goes on.
+pub type LeftOut = (SiteId, String);
+
+/// Opens the sites that can be opened.
+///
+/// # Errors
+/// A site is misconfigured, or none of the private ones can be opened.
+pub(super) fn open_those_there(
+    dir: &Path,
+    config: &Config,
+    id: InstallationId,
+) -> Result<(Vec<Site>, Vec<LeftOut>), Failure> {
+    let used = read_used(dir)?;
+    let (mut open, mut left_out) = (Vec::new(), Vec::new());
+    for site in &config.site {
+        match open_one(dir, site, id, used.contains(&site.id)) {
+            Ok(site) => open.push(site),
+            Err(failure) if failure.kind == cli::Kind::Unavailable => {
+                tracing::error!(site = %site.id, "the site is left out until the next start: {failure}");
+                left_out.push((site.id.clone(), failure.message));
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    if open.iter().any(|site| site.info().kind == SiteKind::Private) {
+        return Ok((open, left_out));
+    }
+    let why = left_out.first().map_or("there is none", |(_, why)| why);
+    Err(Failure::new(cli::Kind::Unavailable, format!("no private site can be opened: {why}")))
+}
+
 /// Opens every configured site.
 pub(super) fn open(dir: &Path, config: &Config, id: InstallationId) -> Result<Vec<Site>, Failure> {
     let used = read_used(dir)?;
     config.site.iter().map(|site| open_one(dir, site, id, used.contains(&site.id))).collect()
 }
 
-/// Remembers that every configured site was opened; after the catalogue is there.
-pub(super) fn remember(dir: &Path, config: &Config) -> Result<(), Failure> {
+/// Remembers that these sites were opened; after the catalogue is there.
+pub(super) fn remember(dir: &Path, opened: impl Iterator<Item = SiteId>) -> Result<(), Failure> {
     let used = read_used(dir)?;
-    let all: BTreeSet<&SiteId> = used.iter().chain(config.site.iter().map(|s| &s.id)).collect();
+    let all: BTreeSet<SiteId> = used.iter().cloned().chain(opened).collect();
     if all.len() == used.len() {
         return Ok(());
     }
@@ -43,7 +75,11 @@ pub(super) fn were_used(dir: &Path) -> bool {
 
 fn open_one(dir: &Path, site: &config::Site, id: InstallationId, used: bool) -> Result<Site, Failure> {
     let failed = |e: SiteError| {
-        Failure::new(cli::Kind::Unavailable, e).next(format!("see `[[site]]` `{}` in ringfence.toml", site.id))
+        let kind = match &e {
+            SiteError::Config { .. } => cli::Kind::Configuration,
+            _ => cli::Kind::Unavailable,
+        };
+        Failure::new(kind, e).next(format!("see `[[site]]` `{}` in ringfence.toml", site.id))
     };
     let service = match site.type_ {
         SiteType::Directory => {
