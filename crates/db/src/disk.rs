@@ -275,7 +275,11 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let file = match OpenOptions::new().read(true).write(true).open(path) {
+            // A lock is held on a name, not on a right to write.
+            Err(e) if e.kind() == ErrorKind::ReadOnlyFilesystem => OpenOptions::new().read(true).open(path)?,
+            opened => opened?,
+        };
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(RealLock(file)))
     }

@@ -102,7 +102,7 @@ impl DirSite {
         disk.create_dir_all(&packs).map_err(fail)?;
         disk.create_dir_all(&temp).map_err(fail)?;
         for left in disk.list(&temp).map_err(fail)? {
-            disk.unlink(&temp.join(left.name)).map_err(fail)?;
+            unless_read_only(disk.unlink(&temp.join(left.name))).map_err(fail)?;
         }
         let packs = Packs::open(site.clone(), installation, packs, disk.clone())?;
         let inner = Inner {
@@ -577,6 +577,15 @@ impl DirLister {
     }
 }
 
+/// A site on a disk that was remounted read-only still gives out what it has:
+/// what only tidies up is left for the day it can be written again.
+pub(super) fn unless_read_only(tidied: io::Result<()>) -> io::Result<()> {
+    match tidied {
+        Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(()),
+        other => other,
+    }
+}
+
 /// Checks, or on first use writes, whose site this directory is.
 fn claim(
     site: &SiteId,
@@ -594,7 +603,7 @@ fn claim(
                 .map_err(|e| SiteError::refused(site, format!("{MARKER} in its directory is not readable: {e}")))?;
             if found == wanted {
                 // Whoever wrote it may have been killed before its name was synced.
-                return disk.sync_dir(root).map_err(fail);
+                return unless_read_only(disk.sync_dir(root)).map_err(fail);
             }
             let why = format!("its directory belongs to site `{}` of installation {}", found.site, found.installation);
             Err(SiteError::refused(site, why))

@@ -40,6 +40,7 @@ use ringfence_format::{
 };
 use tokio::sync::{Semaphore, oneshot};
 
+use super::dir::unless_read_only;
 use super::{SiteError, blocking};
 
 /// A pack is rolled when the next entry would pass this size.
@@ -507,7 +508,11 @@ impl Shared {
         if let Some(file) = self.open.read().unwrap_or_else(PoisonError::into_inner).get(&pack) {
             return Ok(file.clone());
         }
-        let file: Arc<dyn DiskFile> = self.disk.open(&self.path(pack))?.into();
+        let path = self.path(pack);
+        let file: Arc<dyn DiskFile> = match self.disk.open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => self.disk.open_read(&path)?.into(),
+            opened => opened?.into(),
+        };
         Ok(self.files().entry(pack).or_insert(file).clone())
     }
 
@@ -551,6 +556,11 @@ impl Shared {
     fn close_leftovers(&self) -> io::Result<u32> {
         let numbers = self.numbers()?;
         for pack in &numbers {
+            match self.disk.open(&self.path(*pack)) {
+                // It is ended on the day it can be written again.
+                Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => continue,
+                opened => drop(opened?),
+            }
             let file = self.file(*pack)?;
             if has_trailer(&*file, *pack)? {
                 continue;
@@ -563,7 +573,7 @@ impl Shared {
                 end_pack(&*file, *pack, scan.end, scan.entries)?;
             }
         }
-        self.disk.sync_dir(&self.dir)?;
+        unless_read_only(self.disk.sync_dir(&self.dir))?;
         Ok(numbers.last().map_or(0, |last| last + 1))
     }
 
