@@ -105,12 +105,13 @@ impl Inner {
 
     fn within_budget(&self) -> Result<(), LogError> {
         let space = self.disk.space(&self.dir).during("measure", &self.dir)?;
-        let disk_used = 1.0 - space.free as f64 / space.total.max(1) as f64;
-        let Some(budget) = self.options.budget_bytes else {
-            return self.report(disk_used);
-        };
         let used = self.used_bytes();
-        self.report((used as f64 / budget.max(1) as f64).max(disk_used))?;
+        // What the log may grow to: its budget, or what the disk still has.
+        let budget = self.options.budget_bytes.unwrap_or(u64::MAX);
+        let capacity = budget.min(used.saturating_add(space.free));
+        let scarce = space.free < 4 * self.options.segment_bytes;
+        let ratio = used as f64 / capacity.max(1) as f64;
+        self.report(if scarce { ratio.max(0.9) } else { ratio })?;
         if used + self.options.segment_bytes <= budget {
             return Ok(());
         }
