@@ -104,6 +104,8 @@ pub(super) fn tagging_header(given: Option<&str>) -> Result<Pairs, Refused> {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         tags.push((url_decoded(name)?, url_decoded(value)?));
     }
+    // A header has no order that means anything: by name, as S3 answers it.
+    tags.sort();
     check_tags(tags, limits::OBJECT_TAGS_MAX)
 }
 
