@@ -10,6 +10,7 @@ mod access;
 mod body;
 mod convert;
 mod ops;
+mod rest;
 mod scope;
 
 use std::convert::Infallible;
@@ -75,7 +76,16 @@ impl hyper::service::Service<Request<Incoming>> for Wire {
 impl Wire {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let started_us = self.at.clock.now_us();
-        let mut request = request.map(Body::from);
+        let waits = request.headers().contains_key(http::header::EXPECT);
+        let mut rest = None;
+        let mut request = request.map(|incoming| {
+            if http_body::Body::is_end_stream(&incoming) {
+                return Body::empty();
+            }
+            let (lent, back) = rest::Lent::of(incoming);
+            rest = Some(back);
+            Body::http_body(lent)
+        });
         let scope = Arc::new(Scope::of(origin(&request), claimed_key(&request)));
         request.extensions_mut().insert(scope.clone());
         let called = match before(request).await {
@@ -92,7 +102,12 @@ impl Wire {
         if response.status() == StatusCode::OK && response.headers().contains_key(http::header::CONTENT_RANGE) {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         }
-        let response = self.on_record(&scope, response).await;
+        let mut response = self.on_record(&scope, response).await;
+        if let Some(rest) = rest
+            && !rest.discard(waits).await
+        {
+            response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+        }
         let op = scope.op();
         let status = response.status().as_u16().to_string();
         metrics::counter!("ringfence_s3_requests", "op" => op, "status" => status).increment(1);
