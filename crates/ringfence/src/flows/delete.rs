@@ -2,7 +2,7 @@
 //! erased after a grace for readers.
 
 use ringfence_access::permit::Delete;
-use ringfence_access::{Ask, Denial, Permit};
+use ringfence_access::{Ask, Permit};
 use ringfence_format::names::ObjectKey;
 use ringfence_format::record::Seq;
 use ringfence_format::redo::Bucket;
@@ -29,7 +29,7 @@ impl Act {
     pub async fn delete(&self, bucket: &str, target: Target) -> Result<Seq, Refused> {
         let bucket = self.bucket(bucket)?;
         let key = Self::key(&target.key)?;
-        let permit = self.may_delete("s3:DeleteObject", &bucket, &key, &target).map_err(Refused::denied)?;
+        let permit = self.may_delete("s3:DeleteObject", &bucket, &key, &target)?;
         if target.version == Some(Err(())) {
             return Ok(self.record(permit).await?.index());
         }
@@ -104,10 +104,7 @@ impl Act {
         match self.may_delete("s3:DeleteObjects", bucket, &key, target) {
             Ok(_) if target.version == Some(Err(())) => Ok(None),
             Ok(_) => Ok(Some(DeleteTarget { key, version: version(target), if_match: target.if_match.clone() })),
-            Err(denial) => {
-                let refused = self.settle("s3:DeleteObjects", Refused::denied(denial)).await?;
-                Err(refused)
-            }
+            Err(refused) => Err(self.settle("s3:DeleteObjects", refused).await?),
         }
     }
 
@@ -117,8 +114,9 @@ impl Act {
         bucket: &Bucket,
         key: &ObjectKey,
         target: &Target,
-    ) -> Result<Permit<Delete>, Box<Denial>> {
-        let found = self.at.catalog().locate(&bucket.id, key, version(target)).ok().flatten();
+    ) -> Result<Permit<Delete>, Refused> {
+        // Without the catalogue's word on its label nothing is decided.
+        let found = self.at.catalog().locate(&bucket.id, key, version(target))?;
         let inherited = || self.at.labels.effective(&bucket.tenant, &bucket.name, &bucket.tags, key, &Vec::new());
         let label = match &found {
             Some(version) => version.label.clone(),
@@ -128,7 +126,7 @@ impl Act {
         if let Some(version) = &found {
             ask = ask.version(self.identity(bucket, version.uid));
         }
-        Ok(self.at.engine.decide(&self.caller, ask, self.now_us())?)
+        self.may(ask)
     }
 
     /// Puts a refusal on record that does not end its request.
