@@ -191,6 +191,11 @@ def test_names_that_xml_cannot_say_are_listed_encoded(server, s3):
     s3.put_object(Bucket=bucket, Key="a\x01b", Body=b"x")
     answer = server.raw("GET", bucket, query=[("list-type", "2"), ("encoding-type", "url")])
     assert answer.xml.findtext("Contents/Key") == "a%01b", str(answer)
+    for query in ([], [("list-type", "2")], [("versions", "")]):
+        answer = expect_error(server.raw("GET", bucket, query=query), 400, "InvalidArgument")
+        assert "encoding-type=url" in answer.xml.findtext("Message"), str(answer)
+    # What the page does not show is no obstacle.
+    assert server.raw("GET", bucket, query=[("prefix", "b")]).status == 200
 
 
 def test_a_new_object_is_listed_and_a_deleted_one_is_not_at_once(server, s3, bucket):

@@ -167,9 +167,14 @@ impl Encode {
         }
     }
 
-    pub(super) fn name(&self, text: &str) -> String {
+    /// A name as the answer says it.
+    ///
+    /// # Errors
+    /// One that XML 1.0 cannot carry, where no encoding was asked for.
+    pub(super) fn name(&self, text: &str) -> Result<String, Refused> {
         if !self.0 {
-            return text.to_owned();
+            let why = "a name in this listing cannot be written in XML: list with encoding-type=url";
+            return if can_be_xml(text) { Ok(text.to_owned()) } else { Err(Refused::new("InvalidArgument", why)) };
         }
         let mut encoded = String::with_capacity(text.len());
         for byte in text.bytes() {
@@ -180,8 +185,17 @@ impl Encode {
                 byte => encoded.push_str(&format!("%{byte:02X}")),
             }
         }
-        encoded
+        Ok(encoded)
     }
+}
+
+/// Characters that XML 1.0 can carry (section 2.2).
+pub(super) fn is_xml(c: char) -> bool {
+    matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
+}
+
+pub(super) fn can_be_xml(text: &str) -> bool {
+    text.chars().all(is_xml)
 }
 
 /// `max-keys` and its like: at most 1,000, and never negative.
@@ -251,10 +265,11 @@ pub(super) fn header<'a>(version: &'a Version, name: &str) -> Option<&'a String>
 }
 
 pub(super) fn checksum_type(checksums: &[Checksum]) -> Option<s3s::dto::ChecksumType> {
-    checksums.first().map(|checksum| {
-        let name = if checksum.composite { "COMPOSITE" } else { "FULL_OBJECT" };
-        s3s::dto::ChecksumType::from(name.to_owned())
-    })
+    checksums.first().map(|checksum| kind_of_checksum(checksum.composite))
+}
+
+pub(super) fn kind_of_checksum(composite: bool) -> s3s::dto::ChecksumType {
+    s3s::dto::ChecksumType::from(if composite { "COMPOSITE" } else { "FULL_OBJECT" }.to_owned())
 }
 
 pub(super) fn algorithm(given: Option<&s3s::dto::ChecksumAlgorithm>) -> Result<Option<Algorithm>, Refused> {
