@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::migrate::{self, Migration};
@@ -180,6 +181,10 @@ impl Sqlite {
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    // One plan for a statement, whatever is bound to it: without this SQLite
+    // prepares a cached statement anew at each execution, to look whether the
+    // new values would like another plan.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     // 4 MiB each: the kernel's page cache serves the rest. No mmap: an I/O error
     // must be an error, not a signal that kills the process.
     connection.pragma_update(None, "cache_size", -4096)?;

@@ -12,6 +12,9 @@ mod serve;
 mod telemetry;
 mod upkeep;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     // What this process makes is its user's alone: catalogue, records, packs
     // and sockets, whatever the shell allows to others.

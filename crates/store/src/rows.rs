@@ -61,13 +61,11 @@ pub(crate) fn bucket(db: &Connection, id: &BucketId) -> Rows<Option<Bucket>> {
 
 /// The current version of a key, a delete marker too.
 pub(crate) fn current(db: &Connection, bucket: &BucketId, key: &ObjectKey) -> Rows<Option<Version>> {
-    db.prepare_cached(
-        "SELECT b.body FROM version v JOIN body b ON b.row = v.body
-         WHERE v.bucket = ?1 AND v.key = ?2 ORDER BY v.ord LIMIT 1",
-    )?
-    .query_row((bucket.as_bytes(), key.as_str().as_bytes()), |row| cbor(row, 0))
-    .optional()
+    db.prepare_cached(CURRENT)?.query_row((bucket.as_bytes(), key.as_str().as_bytes()), |row| cbor(row, 0)).optional()
 }
+
+const CURRENT: &str = "SELECT b.body FROM version v JOIN body b ON b.row = v.body
+     WHERE v.bucket = ?1 AND v.key = ?2 ORDER BY v.ord LIMIT 1";
 
 /// One version of a key.
 pub(crate) fn version(db: &Connection, bucket: &BucketId, key: &ObjectKey, which: VersionRef) -> Rows<Option<Version>> {
@@ -192,4 +190,26 @@ where
     T: for<'b> minicbor::Decode<'b, ()>,
 {
     db.prepare_cached(sql)?.query_map([], |row| cbor(row, 0).map(Arc::new))?.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ringfence_db::Sqlite;
+    use ringfence_db::rusqlite::StatementStatus;
+
+    use super::*;
+
+    #[test]
+    fn the_statement_of_every_read_is_prepared_once_whatever_is_bound() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (db, writer) = Sqlite::open(&dir.path().join("a.db"), crate::schema::MIGRATIONS).expect("open");
+        let reader = db.reader().expect("reader");
+        for n in 0..20_u8 {
+            let mut statement = reader.prepare_cached(CURRENT).expect("prepare");
+            let found: Option<Vec<u8>> =
+                statement.query_row(([n; 16], [n; 3]), |row| row.get(0)).optional().expect("nothing");
+            assert_eq!((found, statement.get_status(StatementStatus::RePrepare)), (None, 0), "execution {n}");
+        }
+        drop(writer);
+    }
 }
