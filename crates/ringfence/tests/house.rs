@@ -149,38 +149,51 @@ fn examples_in(file: &Path) -> Vec<Example> {
 /// Libraries of others that an example may name.
 const NAMED_BESIDE_OURS: &[&str] = &["bytes"];
 
-/// The newest build of each library that an example may name, beside this very test.
-fn libraries() -> BTreeMap<String, PathBuf> {
-    let deps = std::env::current_exe().expect("a path").parent().expect("deps").to_owned();
-    let mut newest: BTreeMap<String, (std::time::SystemTime, PathBuf)> = BTreeMap::new();
-    for entry in fs::read_dir(deps).expect("deps") {
-        let path = entry.expect("an entry").path();
-        let Some(file) = path.file_name().and_then(|n| n.to_str()) else { continue };
-        let Some(name) = file.strip_prefix("lib").and_then(|n| n.strip_suffix(".rlib")) else { continue };
-        let ours = |name: &str| name.starts_with("ringfence_") || NAMED_BESIDE_OURS.contains(&name);
-        let Some((name, _hash)) = name.rsplit_once('-').filter(|(name, _)| ours(name)) else { continue };
-        let built = path.metadata().and_then(|m| m.modified()).expect("a time");
-        if newest.get(name).is_none_or(|(when, _)| *when < built) {
-            newest.insert(name.to_owned(), (built, path));
+/// One consistent build of what an example may name: the folder that rustc
+/// searches, and the metadata of each library by name. Cargo itself says which
+/// files belong together, for a target folder may hold several builds of one
+/// crate (with other features, of other selections) that do not fit each other.
+struct Libraries {
+    deps: PathBuf,
+    named: BTreeMap<String, PathBuf>,
+}
+
+fn libraries() -> Libraries {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root()).args(["check", "--workspace", "--lib", "--message-format", "json"]);
+    // What this test was built from is all here already. The Rust that could
+    // build this test will do for the libraries, whatever s3s declares.
+    cargo.args(["--locked", "--offline", "--ignore-rust-version"]);
+    let output = cargo.output().expect("cargo runs");
+    assert!(output.status.success(), "the libraries do not build: {}", String::from_utf8_lossy(&output.stderr));
+    let mut named = BTreeMap::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let message: serde_json::Value = serde_json::from_str(line).expect("a message of cargo");
+        let name = message["target"]["name"].as_str().unwrap_or_default();
+        let ours = name.starts_with("ringfence_") || NAMED_BESIDE_OURS.contains(&name);
+        if message["reason"] != "compiler-artifact" || !ours {
+            continue;
+        }
+        let files = message["filenames"].as_array().expect("the files of an artifact");
+        // What build scripts and macros link is built to the end; it is not what we compile against.
+        if let [file] = files.as_slice() {
+            let path = PathBuf::from(file.as_str().expect("a path"));
+            let twice = named.insert(name.to_owned(), path);
+            assert_eq!(twice, None, "cargo built `{name}` twice");
         }
     }
-    newest.into_iter().map(|(name, (_, path))| (name, path)).collect()
+    let deps = named["ringfence_format"].parent().expect("a folder").to_owned();
+    Libraries { deps, named }
 }
 
 /// Compiles `source`; `Err` says which error codes came instead of `expected`.
-fn check(
-    libraries: &BTreeMap<String, PathBuf>,
-    scratch: &Path,
-    source: &str,
-    expected: &BTreeSet<String>,
-) -> Result<(), String> {
+fn check(libraries: &Libraries, scratch: &Path, source: &str, expected: &BTreeSet<String>) -> Result<(), String> {
     let file = scratch.join("example.rs");
     fs::write(&file, format!("#![allow(unused)]\n{source}")).expect("written");
-    let deps = std::env::current_exe().expect("a path").parent().expect("deps").to_owned();
     let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
     rustc.args(["--edition", "2024", "--crate-type", "lib", "--emit", "metadata", "--error-format", "json"]);
-    rustc.arg("-L").arg(format!("dependency={}", deps.display())).arg("--out-dir").arg(scratch).arg(&file);
-    for (name, path) in libraries {
+    rustc.arg("-L").arg(format!("dependency={}", libraries.deps.display())).arg("--out-dir").arg(scratch).arg(&file);
+    for (name, path) in &libraries.named {
         rustc.arg("--extern").arg(format!("{name}={}", path.display()));
     }
     let output = rustc.output().expect("rustc runs");
