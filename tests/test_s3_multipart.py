@@ -77,6 +77,14 @@ def test_part_numbers_may_have_gaps_and_one_part_may_be_small(server, bucket):
     assert second.body() == big + big + b"end"
 
 
+def test_a_key_that_xml_cannot_say_takes_parts_too(server, bucket):
+    upload = Upload(server, bucket, "a\x01b")
+    etag = upload.part(1, b"tiny")["ETag"]
+    assert [part["ETag"] for part in upload.s3.list_parts(**upload.at, UploadId=upload.id)["Parts"]] == [etag]
+    assert upload.complete([(1, etag)])["ETag"] == etag_of([b"tiny"])
+    assert upload.body() == b"tiny"
+
+
 def test_a_range_reads_across_parts_and_a_part_number_reads_one(server, bucket, three):
     upload = Upload(server, bucket)
     upload.complete([(n, upload.part(n, three[n - 1])["ETag"]) for n in (1, 2, 3)])

@@ -233,6 +233,10 @@ type Early = (StatusCode, &'static str, &'static str);
 /// - A session token: nobody has issued one, so it is no credential, whatever
 ///   the signature beside it is worth (ruling 23).
 /// - A form upload, which is not built and carries its credential in its body.
+/// - A control character in a parameter that names no key: it can stand in no
+///   header and no document, so there is no answer that could repeat it.
+/// - A decoded length with anything behind its digits: the library would pass
+///   over it.
 /// - A document longer than any we read.
 /// - A bulk delete whose body is not what its digest says: the library reads
 ///   that body and compares nothing.
@@ -245,6 +249,9 @@ async fn before(mut request: Request<Body>) -> Result<Request<Body>, Early> {
             "InvalidToken",
             "the provided token is malformed or otherwise not valid",
         ));
+    }
+    if control_character(query) {
+        return Err((StatusCode::BAD_REQUEST, "InvalidArgument", "a parameter holds a control character"));
     }
     if !region_can_be(&request) {
         // s3cmd signs for `US` until it is told of a region that can be.
@@ -260,6 +267,10 @@ async fn before(mut request: Request<Body>) -> Result<Request<Body>, Early> {
     if document && len > limits::XML_BODY_BYTES_MAX as u64 {
         return Err((StatusCode::BAD_REQUEST, "MaxMessageLengthExceeded", "your request was too big"));
     }
+    let decoded = text(HeaderName::from_static("x-amz-decoded-content-length"));
+    if decoded.is_some_and(|len| len.is_empty() || !len.bytes().all(|byte| byte.is_ascii_digit())) {
+        return Err((StatusCode::BAD_REQUEST, "InvalidArgument", "x-amz-decoded-content-length is not a number"));
+    }
     let chunked =
         text(HeaderName::from_static("x-amz-content-sha256")).is_some_and(|kind| kind.starts_with("STREAMING-"));
     if post && asks("delete") && !chunked {
@@ -270,6 +281,20 @@ async fn before(mut request: Request<Body>) -> Result<Request<Body>, Early> {
         *request.body_mut() = Body::from(bytes);
     }
     Ok(request)
+}
+
+/// Whether a query has a control character, but in a parameter that is compared
+/// with keys, which may hold any.
+fn control_character(query: &str) -> bool {
+    const OF_KEYS: [&str; 5] = ["prefix", "delimiter", "marker", "key-marker", "start-after"];
+    let encoded = |text: &str| {
+        let codes = text.split('%').skip(1).filter_map(|rest| u8::from_str_radix(rest.get(..2)?, 16).ok());
+        codes.into_iter().any(|code| code.is_ascii_control())
+    };
+    query.split('&').any(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        encoded(name) || (encoded(value) && !OF_KEYS.contains(&name))
+    })
 }
 
 /// Any region is accepted that the library can name: lower case.

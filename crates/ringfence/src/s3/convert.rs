@@ -126,7 +126,9 @@ fn check_tags(tags: Pairs, max: usize) -> Result<Pairs, Refused> {
     for (name, value) in &tags {
         let long =
             name.chars().count() > limits::TAG_KEY_CHARS_MAX || value.chars().count() > limits::TAG_VALUE_CHARS_MAX;
-        if name.is_empty() || long || name.starts_with("aws:") {
+        // What XML cannot carry could be put and never be got again.
+        let unsayable = !can_be_xml(name) || !can_be_xml(value);
+        if name.is_empty() || long || unsayable || name.starts_with("aws:") {
             return Err(Refused::new("InvalidTag", "the tag key or value you have provided is invalid"));
         }
         if !seen.insert(name) {
@@ -196,6 +198,12 @@ pub(super) fn is_xml(c: char) -> bool {
 
 pub(super) fn can_be_xml(text: &str) -> bool {
     text.chars().all(is_xml)
+}
+
+/// What an answer repeats of its request, where XML can carry it: who asked
+/// knows it anyway.
+pub(super) fn sayable(text: String) -> Option<String> {
+    Some(text).filter(|text| can_be_xml(text))
 }
 
 /// `max-keys` and its like: at most 1,000, and never negative.
@@ -286,7 +294,7 @@ mod tests {
         let tags = tagging_header(Some("a=b&c%20d=e+f&g")).expect("well-formed");
         let expect = [("a", "b"), ("c d", "e f"), ("g", "")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         assert_eq!(tags, expect);
-        for bad in ["a=%", "a=%zz", "a=%ff", "a=1&a=2", "=x"] {
+        for bad in ["a=%", "a=%zz", "a=%ff", "a=1&a=2", "=x", "a=%01", "%00=a"] {
             assert!(tagging_header(Some(bad)).is_err(), "{bad}");
         }
     }

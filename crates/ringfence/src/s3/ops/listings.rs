@@ -124,7 +124,7 @@ pub(super) async fn list_multipart_uploads(
         prefix: asked.prefix()?,
         delimiter: asked.delimiter()?,
         key_marker: asked.marker()?,
-        upload_id_marker: Some(input.upload_id_marker.clone().unwrap_or_default()),
+        upload_id_marker: sayable(input.upload_id_marker.clone().unwrap_or_default()),
         next_key_marker: page.next.as_ref().map(|next| asked.name(&next.key)).transpose()?,
         next_upload_id_marker: page.next.as_ref().and_then(|next| next.id).map(id_text),
         max_uploads: asked.max(),
@@ -149,7 +149,7 @@ pub(super) async fn list_parts(act: Act, req: S3Request<ListPartsInput>) -> Answ
     let parts: Vec<Part> = rows.iter().map(|row| listed_part(&row.part, upload.checksum_algorithm.is_some())).collect();
     let output = ListPartsOutput {
         bucket: Some(input.bucket.clone()),
-        key: Some(input.key.clone()),
+        key: sayable(input.key.clone()),
         upload_id: Some(upload.id.to_string()),
         part_number_marker: Some(after as i32),
         next_part_number_marker: rows.last().map(|row| row.part.number as i32),

@@ -32,7 +32,7 @@ pub(super) async fn create_multipart_upload(
     let (id, seq) = act.create_upload(new).await?;
     let output = CreateMultipartUploadOutput {
         bucket: Some(input.bucket.clone()),
-        key: Some(input.key.clone()),
+        key: sayable(input.key.clone()),
         upload_id: Some(id.to_string()),
         checksum_algorithm: checksum.map(|(a, _)| ChecksumAlgorithm::from(a.name().to_owned())),
         checksum_type: checksum.map(|(_, composite)| kind_of_checksum(composite)),
@@ -111,8 +111,8 @@ pub(super) async fn complete_multipart_upload(
     let version = &completed.version;
     let mut output = CompleteMultipartUploadOutput {
         bucket: Some(input.bucket.clone()),
-        key: Some(input.key.clone()),
-        location: Some(format!("/{}/{}", input.bucket, input.key)),
+        key: sayable(input.key.clone()),
+        location: sayable(format!("/{}/{}", input.bucket, input.key)),
         e_tag: Some(etag(version)),
         ..CompleteMultipartUploadOutput::default()
     };
