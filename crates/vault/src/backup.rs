@@ -61,10 +61,22 @@ impl Vault {
         }
         // The installation's keyring last: without it nothing counts as restored.
         for exported in rest.into_iter().chain(first) {
-            Keyring::import(&keys, exported, unlock)?.save_new()?;
+            if !is_restored(&keys, &exported, unlock) {
+                Keyring::import(&keys, exported, unlock)?.save_new()?;
+            }
         }
         Self::open(dir, unlock)
     }
+}
+
+/// Whether a restore that was cut off had written this keyring already. Any
+/// other file in its place stays, and refuses the restore: it may hold keys
+/// that are newer than the backup.
+fn is_restored(keys: &Path, exported: &Exported, unlock: &Unlock) -> bool {
+    let path = keys.join(exported.owner.file_name());
+    path.exists()
+        && Keyring::open(&path, unlock, &|_| Ok(()))
+            .is_ok_and(|there| *there.owner() == exported.owner && there.all() == exported.rows)
 }
 
 fn read(path: &Path, passphrase: Passphrase) -> Result<Vec<Exported>, VaultError> {

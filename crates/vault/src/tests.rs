@@ -482,6 +482,26 @@ fn a_backup_brings_every_key_back_under_another_unlock() {
 }
 
 #[test]
+fn a_restore_that_was_cut_off_is_completed_by_the_next() {
+    let (dir, vault) = vault();
+    let file = dir.path().join("backup");
+    let right = || passphrase("a passphrase for the safe");
+    vault.backup(&file, right()).unwrap();
+    let new = tempfile::tempdir().unwrap();
+    let unlock = development(new.path());
+    let restore = || Vault::restore(&file, right(), new.path(), &unlock);
+    drop(restore().unwrap());
+    // The installation's keyring is written last: this is what a crash before it leaves.
+    let last = new.path().join(crate::KEYS_DIR).join("installation.keyring");
+    fs::remove_file(&last).unwrap();
+    restore().unwrap().rotate(&realm(), &tenant("acme")).unwrap();
+
+    // A keyring with other keys than the backup's is not part of it.
+    fs::remove_file(&last).unwrap();
+    assert!(matches!(restore(), Err(VaultError::KeyringExists { .. })));
+}
+
+#[test]
 fn a_damaged_backup_is_told_from_a_wrong_passphrase() {
     let (dir, vault) = vault();
     let file = dir.path().join("backup");
