@@ -55,6 +55,20 @@ fn the_default_policies_keep_what_their_cases_say() {
 }
 
 #[test]
+fn a_case_about_an_operation_that_does_not_exist_proves_nothing_and_is_refused() {
+    let set = set_of("default.cedar", DEFAULT_POLICIES);
+    let case =
+        |op: &str| format!("[[case]]\naction = \"Administer\"\nactor = \"system\"\nop = \"{op}\"\nexpect = \"allow\"");
+    assert!(run_cases(&case("system:Sweep"), &set).is_ok());
+    for op in ["s3:GetObjekt", "Sweep", &format!("system:{}", "x".repeat(200))] {
+        assert!(matches!(run_cases(&case(op), &set), Err(CasesError::Case { case: 1, .. })), "{op}");
+    }
+    // A server runs cases too: what it remembers of them has an end.
+    let remembers = |n| run_cases(&case(&format!("system:Number{n}")), &set).is_ok();
+    assert!(!(0..2_000).all(remembers));
+}
+
+#[test]
 fn every_example_keeps_what_its_cases_say() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/policies");
     let files = std::fs::read_dir(&folder).expect("the examples are here");

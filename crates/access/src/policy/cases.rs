@@ -17,7 +17,9 @@
 //! `bucket` names the bucket; without it, the act is about the tenant. `pin`
 //! is the site it is pinned to.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 
 use ringfence_format::names::{BucketId, BucketName, Label, ObjectKey, Principal, Realm, SiteId, Tenant};
 use ringfence_format::record::ActorKind;
@@ -26,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Act;
 use super::set::{PolicySet, Verdict};
+use super::vocabulary::unknown_word;
 use super::world::{self, Asker};
 use crate::ask::{Ask, InBucket};
 use crate::caller::PROVIDER;
@@ -184,12 +187,13 @@ impl Case {
         let strictest = set.setting().labels().strictest();
         let label = self.label.as_ref().unwrap_or(strictest);
         let bucket = self.bucket();
+        let op = self.op(act)?;
         let mut ask = match (&self.tenant, &self.bucket, &self.key) {
-            (_, Some(_), Some(key)) => Ask::on_object(self.op(act), &bucket, key, label),
-            (_, Some(_), None) => Ask::on_bucket(self.op(act), &bucket, label),
+            (_, Some(_), Some(key)) => Ask::on_object(op, &bucket, key, label),
+            (_, Some(_), None) => Ask::on_bucket(op, &bucket, label),
             (_, None, Some(_)) => return Err("a `key` needs a `bucket`".to_owned()),
-            (Some(tenant), None, None) => Ask::on_tenant(self.op(act), tenant),
-            (None, None, None) => Ask::on_installation(self.op(act)),
+            (Some(tenant), None, None) => Ask::on_tenant(op, tenant),
+            (None, None, None) => Ask::on_installation(op),
         };
         if self.from.is_some() != (act == Act::LowerLabel) {
             return Err("`LowerLabel` needs `from`, and nothing else has it".to_owned());
@@ -218,9 +222,12 @@ impl Case {
         }
     }
 
-    fn op(&self, act: Act) -> &'static str {
-        // Cases are few and the process ends after them.
-        self.op.as_ref().map_or_else(|| act.as_str(), |op| String::leak(op.clone()))
+    fn op(&self, act: Act) -> Result<&'static str, String> {
+        let Some(op) = &self.op else { return Ok(act.as_str()) };
+        match unknown_word("op", op) {
+            Some(message) => Err(message),
+            None => static_name(op),
+        }
     }
 
     fn owner(&self) -> Tenant {
@@ -245,4 +252,25 @@ impl Case {
         words.extend(self.site.iter().map(|site| format!("at site {site}")));
         words.join(", ")
     }
+}
+
+/// What one process remembers of operations that cases name.
+const NAMES_MAX: usize = 1_000;
+const NAME_BYTES_MAX: usize = 100;
+
+/// An operation's name for as long as the process lives, which is how long
+/// requests know theirs. A server runs cases too, so each name is kept once
+/// and there is an end to them.
+fn static_name(op: &str) -> Result<&'static str, String> {
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = names.get(op) {
+        return Ok(known);
+    }
+    if names.len() >= NAMES_MAX || op.len() > NAME_BYTES_MAX {
+        return Err(format!("more operations are named than there are: at most {NAMES_MAX} of {NAME_BYTES_MAX} bytes"));
+    }
+    let name: &'static str = String::leak(op.to_owned());
+    names.insert(name);
+    Ok(name)
 }

@@ -101,7 +101,7 @@ pub(super) fn unknown_words(policy: &Policy, json: &Value, setting: &Setting) ->
     found
 }
 
-fn unknown_word(attribute: &str, word: &str) -> Option<String> {
+pub(super) fn unknown_word(attribute: &str, word: &str) -> Option<String> {
     match attribute {
         "kind" if !["private", "public"].contains(&word) => {
             Some(format!("no site is of kind `{word}`: use `private` or `public`"))
