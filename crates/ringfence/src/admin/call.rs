@@ -5,14 +5,15 @@ use serde_json::Value;
 
 use crate::cli::{Failure, Kind};
 
-/// One administrative call.
+/// One administrative call. Those without fields are written `{}`: serde lets
+/// unknown fields pass beside a bare name.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "call", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Call {
     /// What runs and what needs attention.
-    Status,
+    Status {},
     /// Every tenant.
-    TenantList,
+    TenantList {},
     /// A tenant with a first key.
     TenantAdd { name: String },
     /// Access keys.
@@ -26,11 +27,11 @@ pub enum Call {
     /// New key versions, all objects re-wrapped.
     KeysRotate { tenant: Option<String> },
     /// The configured sites.
-    SiteList,
+    SiteList {},
     /// What a site can really do.
     SiteCheck { site: Option<String> },
     /// The policies in force.
-    PolicyShow,
+    PolicyShow {},
     /// Whether a policy text is valid.
     PolicyCheck { text: String },
     /// The truth table of a policy text, or of those in force; with cases,
@@ -49,7 +50,7 @@ pub enum Call {
     /// Records.
     LogShow { request: Option<String>, from: Option<u64>, limit: u64 },
     /// Check every copy.
-    Scrub,
+    Scrub {},
     /// Erase what is gone.
     Sweep { dry_run: bool, confirm_recovered: bool },
 }

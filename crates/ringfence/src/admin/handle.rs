@@ -44,14 +44,14 @@ async fn after_record(
     progress: &dyn Progress,
 ) -> Result<Value, Failure> {
     match call {
-        Call::Status => data::status(installation),
-        Call::TenantList => Ok(tenants::list(installation)),
+        Call::Status {} => data::status(installation),
+        Call::TenantList {} => Ok(tenants::list(installation)),
         Call::KeyList { tenant } => tenants::list_keys(installation, tenant.as_deref()),
         Call::KeysBackup { file, passphrase } => keys::backup(installation, &receipt, &file, passphrase),
         Call::KeysRotate { tenant } => keys::rotate(installation, &receipt, tenant.as_deref(), progress).await,
-        Call::SiteList => Ok(sites::list(installation)),
+        Call::SiteList {} => Ok(sites::list(installation)),
         Call::SiteCheck { site } => sites::check(installation, site.as_deref(), progress).await,
-        Call::PolicyShow => Ok(policy::show(installation)),
+        Call::PolicyShow {} => Ok(policy::show(installation)),
         Call::PolicyCheck { text } => policy::check(installation, text),
         Call::PolicyTest { text, cases } => policy::test(installation, text, cases),
         Call::PolicyExplain { request } => logs::explain(installation, &request),
@@ -60,7 +60,7 @@ async fn after_record(
         Call::LogProve { request } => logs::prove(installation, &request).await,
         Call::LogShow { request: Some(request), .. } => logs::show_one(installation, &request),
         Call::LogShow { request: None, from, limit } => logs::show(installation, from, limit),
-        Call::Scrub => data::scrub(installation, receipt, progress).await,
+        Call::Scrub {} => data::scrub(installation, receipt, progress).await,
         Call::Sweep { dry_run: true, .. } => data::sweep(installation, receipt, SweepMode::DryRun).await,
         Call::Sweep { confirm_recovered: true, .. } => {
             data::sweep(installation, receipt, SweepMode::EraseRecovered).await
@@ -113,8 +113,8 @@ fn ask(installation: &Installation, call: &Call) -> Result<Ask, Failure> {
     let on_tenant = |op, name: &str| tenant(name).map(|tenant| Ask::on_tenant(op, &tenant));
     let detailed = |ask: Ask, text: String| ask.record(|resource| resource.detail = Some(text));
     Ok(match call {
-        Call::Status => Ask::on_installation("admin:Status"),
-        Call::TenantList => Ask::on_installation("admin:TenantList"),
+        Call::Status {} => Ask::on_installation("admin:Status"),
+        Call::TenantList {} => Ask::on_installation("admin:TenantList"),
         Call::TenantAdd { name } => on_tenant("admin:TenantAdd", name)?,
         Call::KeyList { tenant: Some(name) } => on_tenant("admin:KeyList", name)?,
         Call::KeyList { tenant: None } => Ask::on_installation("admin:KeyList"),
@@ -123,9 +123,9 @@ fn ask(installation: &Installation, call: &Call) -> Result<Ask, Failure> {
         Call::KeysBackup { .. } => Ask::on_installation("admin:KeysBackup"),
         Call::KeysRotate { tenant: Some(name) } => on_tenant("admin:KeysRotate", name)?,
         Call::KeysRotate { tenant: None } => Ask::on_installation("admin:KeysRotate"),
-        Call::SiteList => Ask::on_installation("admin:SiteList"),
+        Call::SiteList {} => Ask::on_installation("admin:SiteList"),
         Call::SiteCheck { site } => detailed(Ask::on_installation("admin:SiteCheck"), site.clone().unwrap_or_default()),
-        Call::PolicyShow => Ask::on_installation("admin:PolicyShow"),
+        Call::PolicyShow {} => Ask::on_installation("admin:PolicyShow"),
         Call::PolicyCheck { .. } => Ask::on_installation("admin:PolicyCheck"),
         Call::PolicyTest { .. } => Ask::on_installation("admin:PolicyTest"),
         // The record of a change says what it changes.
@@ -143,7 +143,7 @@ fn ask(installation: &Installation, call: &Call) -> Result<Ask, Failure> {
             });
             detailed(Ask::on_installation("admin:LogShow"), what)
         }
-        Call::Scrub => Ask::on_installation("admin:Scrub"),
+        Call::Scrub {} => Ask::on_installation("admin:Scrub"),
         Call::Sweep { dry_run: true, .. } => Ask::on_installation("admin:SweepDryRun"),
         Call::Sweep { .. } => Ask::on_installation("admin:Sweep"),
     })

@@ -177,7 +177,7 @@ impl Demo<'_> {
     fn onlooker(&self, files: &[Entry]) -> Result<Value, Failure> {
         let o = self.output;
         o.heading("4. what an onlooker at the public site sees");
-        let sites = connect::call(self.common, Call::SiteList, o)?;
+        let sites = connect::call(self.common, Call::SiteList {}, o)?;
         let rows = sites["sites"].as_array().cloned().unwrap_or_default();
         let public = rows.iter().filter(|s| s["kind"] == "public" && s["type"] == "directory");
         let mut told = Vec::new();

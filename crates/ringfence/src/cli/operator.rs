@@ -69,7 +69,7 @@ fn whereabouts(common: &Common, url: &str, output: &Output) -> Result<(), Failur
 fn policy(common: &Common, command: PolicyCommand, output: &Output) -> Result<(), Failure> {
     match command {
         PolicyCommand::Show => {
-            let shown = ask(common, Call::PolicyShow, output)?;
+            let shown = ask(common, Call::PolicyShow {}, output)?;
             output.answer(&shown, |o| {
                 o.say(&format!("policy epoch {}, SHA-256 {}", shown["epoch"], text(&shown["sha256"])));
                 for policy in shown["policies"].as_array().into_iter().flatten() {
@@ -228,7 +228,7 @@ fn who(subject: &Value) -> String {
 }
 
 fn site_list(common: &Common, output: &Output) -> Result<(), Failure> {
-    let sites = ask(common, Call::SiteList, output)?;
+    let sites = ask(common, Call::SiteList {}, output)?;
     let columns = [
         ("SITE", "id"),
         ("KIND", "kind"),
@@ -407,7 +407,7 @@ fn tenant(common: &Common, command: TenantCommand, output: &Output) -> Result<()
             });
         }
         TenantCommand::List => {
-            let tenants = ask(common, Call::TenantList, output)?;
+            let tenants = ask(common, Call::TenantList {}, output)?;
             let columns = [
                 ("TENANT", "name"),
                 ("REALM", "realm"),
@@ -422,7 +422,7 @@ fn tenant(common: &Common, command: TenantCommand, output: &Output) -> Result<()
 }
 
 fn scrub(common: &Common, output: &Output) -> Result<(), Failure> {
-    let done = ask(common, Call::Scrub, output)?;
+    let done = ask(common, Call::Scrub {}, output)?;
     let count = |field: &str| done[field].as_array().map_or(0, Vec::len);
     let (bad, unchecked) = (count("bad"), count("unchecked"));
     output.answer(&done, |o| {
@@ -473,7 +473,7 @@ fn sweep(common: &Common, dry_run: bool, confirm_recovered: bool, output: &Outpu
 }
 
 fn status(common: &Common, output: &Output) -> Result<(), Failure> {
-    let status = ask(common, Call::Status, output)?;
+    let status = ask(common, Call::Status {}, output)?;
     output.answer(&status, |o| {
         let obstacle = status["obstacle"].as_str();
         o.field("state", &obstacle.map_or_else(|| o.good("ready"), |why| o.bad(why)));

@@ -53,7 +53,7 @@ pub fn find_or_start(common: &Common, output: &Output) -> Result<Server, Failure
 
 fn running(common: &Common, started: Option<Child>, output: &Output) -> Result<Server, Failure> {
     let mut server = Server { endpoint: String::new(), started };
-    let status = connect::call(common, Call::Status, output)?;
+    let status = connect::call(common, Call::Status {}, output)?;
     server.endpoint = format!("http://{}", status["s3"].as_str().unwrap_or_default());
     Ok(server)
 }
