@@ -103,8 +103,10 @@ fuzz: ## Parsers of bytes from outside, SECONDS_EACH (60) per target; needs a ni
 	  $(CARGO) install --locked --quiet --root $(TARGET)/tools cargo-fuzz; \
 	fi
 	@export PATH="$$PATH:$(abspath $(TARGET))/tools/bin"; \
-	for target in $$(cd crates/format && cargo +nightly fuzz list); do \
-	  (cd crates/format && cargo +nightly fuzz run $$target -- -max_total_time=$(SECONDS_EACH) -print_final_stats=0); \
+	for target in $$(cargo +nightly fuzz list); do \
+	  echo "fuzz $$target"; mkdir -p fuzz/corpus/$$target; \
+	  cargo +nightly fuzz run -O -a $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	    -max_total_time=$(SECONDS_EACH) -timeout=60 -print_final_stats=0; \
 	done
 
 .PHONY: clean-data

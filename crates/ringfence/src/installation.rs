@@ -441,6 +441,16 @@ fn refuse_lost_catalogue(dir: &Path, log: &Log) -> Result<(), Failure> {
         .next(format!("bring a copy back, or rebuild it: ringfence recover --data {}", dir.display())))
 }
 
+/// Whether labels, sites, rules and placement tables of a configuration fit
+/// each other.
+///
+/// # Errors
+/// What a start would refuse.
+pub fn tables_fit(config: &Config) -> Result<(), Failure> {
+    label_rules(config)?;
+    sites::setting(config).map(drop)
+}
+
 fn label_rules(config: &Config) -> Result<LabelRules, Failure> {
     let wrong = |e: &dyn std::fmt::Display| Failure::new(Kind::Configuration, e);
     let labels = Labels::new(config.labels.order.clone()).map_err(|e| wrong(&e))?;

@@ -27,8 +27,8 @@ use crate::config::Config;
 use crate::installation::{DataDir, Installation, Options};
 use crate::{background, telemetry};
 
-pub use listen::Peer;
-pub use stop::Stopping;
+pub use listen::{Peer, connection};
+pub use stop::{Stop, Stopping, channel as stop_channel};
 
 /// How long requests under way may take to end after a signal.
 const DRAIN: Duration = Duration::from_secs(15);

@@ -20,6 +20,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use ringfence_access::caller::PeerCredential;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
@@ -70,13 +71,18 @@ pub async fn serve(listener: UnixListener, installation: Arc<Installation>, mut 
         // A peer the kernel does not vouch for gets no answer, not even a refusal.
         let Ok(credential) = stream.peer_cred() else { continue };
         let peer = PeerCredential::from_so_peercred(credential.uid());
-        let installation = installation.clone();
-        tokio::spawn(async move {
-            let answer = service_fn(move |request| answer(installation.clone(), peer, request));
-            if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await {
-                tracing::debug!("administrative connection ended: {error}");
-            }
-        });
+        tokio::spawn(connection(stream, peer, installation.clone()));
+    }
+}
+
+/// Serves one connection of a peer that the kernel vouches for.
+pub async fn connection<I>(stream: I, peer: PeerCredential, installation: Arc<Installation>)
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let answer = service_fn(move |request| answer(installation.clone(), peer, request));
+    if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await {
+        tracing::debug!("administrative connection ended: {error}");
     }
 }
 

@@ -15,7 +15,8 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ringfence_format::limits;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -57,6 +58,9 @@ where
             },
             () = stopping.stopped() => break,
         };
+        // Small answers are one write; without this they would wait for the
+        // acknowledgement of the one before (40 ms).
+        let _ = stream.set_nodelay(true);
         let (service, stopping) = (service.clone(), stopping.clone());
         connections.spawn(async move {
             metrics::gauge!("ringfence_s3_connections").increment(1.0);
@@ -76,17 +80,15 @@ where
 
 /// Serves one connection. When the server stops, a request that has begun is
 /// finished; a connection that is idle, or in the middle of a head, is closed.
-async fn connection<S, B>(stream: TcpStream, peer: SocketAddr, service: S, mut stopping: Stopping)
+pub async fn connection<I, S, B>(stream: I, peer: SocketAddr, service: S, mut stopping: Stopping)
 where
+    I: AsyncRead + AsyncWrite + Unpin,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + Sync + 'static,
     S::Future: Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    // Small answers are one write; without this they would wait for the
-    // acknowledgement of the one before (40 ms).
-    let _ = stream.set_nodelay(true);
     let under_way = Arc::new(AtomicUsize::new(0));
     let counted = under_way.clone();
     let answer = service_fn(move |mut request: Request<Incoming>| {

@@ -1,0 +1,20 @@
+//! What the `ringfence` binary is made of: wire, flows, administration and
+//! command line over the crates that keep the promises.
+//!
+//! Two things can be called: [`run`], which is the binary, and `fuzz`, by which
+//! the fuzz targets and `tests/fuzz.rs` reach the parsers in here.
+
+mod admin;
+mod background;
+mod cli;
+mod config;
+mod flows;
+#[doc(hidden)]
+pub mod fuzz;
+mod installation;
+mod s3;
+mod serve;
+mod telemetry;
+mod upkeep;
+
+pub use cli::run;

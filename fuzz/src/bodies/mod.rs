@@ -1,0 +1,37 @@
+//! What each fuzz target does with its bytes, and what must hold whatever they
+//! are: never only "no panic".
+
+mod admin;
+mod ground;
+mod keyrings;
+mod policies;
+mod s3;
+mod settings;
+mod sites;
+mod wire;
+
+pub use ground::Ground;
+
+/// What came of one input: the status where there is an answer, 1 for what was
+/// accepted and 0 for what was refused where there is none. A seed's name
+/// begins with it.
+pub type Came = u16;
+
+/// Takes one input, on the ground of its target, and panics where something
+/// does not hold.
+pub type Body = fn(&mut Ground, &[u8]) -> Came;
+
+/// Every target by name.
+pub const TARGETS: &[(&str, Body)] = &[
+    ("admin", admin::calls),
+    ("chunked", s3::chunked),
+    ("documents", s3::documents),
+    ("evidence", |_, bytes| sites::evidence(bytes)),
+    ("heads", s3::heads),
+    ("keyrings", keyrings::keyrings),
+    ("policies", |_, bytes| policies::policies(bytes)),
+    ("records", |_, bytes| sites::records(bytes)),
+    ("requests", s3::requests),
+    ("settings", |_, bytes| settings::settings(bytes)),
+    ("sites", |_, bytes| sites::sites(bytes)),
+];
