@@ -95,8 +95,9 @@ pub fn verify_note<'a>(note: &'a str, key: &VerifierKey) -> Result<&'a str, BadC
         let (name, bytes) = parse_signature(line).ok_or(bad("a signature line is malformed"))?;
         let (id, signature) = bytes.split_at(4);
         if name == key.name && id == key.id() && !verified {
-            let public = UnparsedPublicKey::new(&ED25519, key.public);
-            public.verify(text.as_bytes(), signature).map_err(|_| BadCheckpoint::Signature(key.name.clone()))?;
+            if !key.signed(text.as_bytes(), signature) {
+                return Err(BadCheckpoint::Signature(key.name.clone()));
+            }
             verified = true;
         }
     }
@@ -162,6 +163,13 @@ impl VerifierKey {
     /// The Ed25519 public key.
     pub fn public(&self) -> &[u8; 32] {
         &self.public
+    }
+
+    /// Whether this key's owner signed exactly these bytes (Ed25519, RFC 8032,
+    /// section 5.1.7).
+    #[must_use]
+    pub fn signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        UnparsedPublicKey::new(&ED25519, self.public).verify(message, signature).is_ok()
     }
 
     /// First 4 bytes of SHA-256(name ‖ 0x0a ‖ type ‖ public key).
