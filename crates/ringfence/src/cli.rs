@@ -330,10 +330,66 @@ fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{Command, CommandFactory};
+
+    use super::Cli;
 
     #[test]
     fn the_command_line_is_well_formed() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
+    }
+
+    /// `log show [REQUEST] [--from FROM] [--limit LIMIT]`
+    fn usage(path: &str, command: &Command) -> String {
+        let mut words = vec![path.to_owned()];
+        for argument in command.get_arguments().filter(|argument| !argument.is_global_set()) {
+            let value = argument.get_value_names().and_then(|names| Some(names.first()?.to_string()));
+            let value = value.filter(|_| argument.get_action().takes_values());
+            let word = match (argument.get_long(), value) {
+                (Some(flag), Some(value)) => format!("--{flag} {value}"),
+                (Some(flag), None) => format!("--{flag}"),
+                (None, value) => value.unwrap_or_else(|| argument.get_id().as_str().to_uppercase()),
+            };
+            words.push(if argument.is_required_set() { word } else { format!("[{word}]") });
+        }
+        words.join(" ")
+    }
+
+    fn usages(path: &str, command: &Command, found: &mut Vec<String>) {
+        if !command.has_subcommands() {
+            found.push(usage(path, command));
+        }
+        for inner in command.get_subcommands() {
+            let path = [path, inner.get_name()].join(" ");
+            usages(path.trim(), inner, found);
+        }
+    }
+
+    #[test]
+    fn the_reference_has_every_command_with_every_flag_and_no_other() {
+        let mut expected = vec![];
+        usages("", &Cli::command(), &mut expected);
+        let reference = include_str!("../../../docs/cli.md");
+        let (_, table) = reference.split_once("## Commands\n").expect("the section");
+        let table = table.split("\n## ").next().unwrap_or_default();
+        let rows = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+        let written: Vec<&str> = rows.map(|(usage, _)| usage).collect();
+        assert_eq!(written, expected, "docs/cli.md, in the order of `--help`");
+        for common in Cli::command().get_arguments().filter(|argument| argument.is_global_set()) {
+            let flag = format!("`--{}", common.get_long().expect("a flag"));
+            assert!(reference.contains(&flag), "docs/cli.md does not mention {flag}`");
+        }
+    }
+
+    #[test]
+    fn the_reference_has_the_document_of_every_command() {
+        let mut commands = vec![];
+        usages("", &Cli::command(), &mut commands);
+        let (_, table) = include_str!("../../../docs/cli.md").split_once("## `--json`\n").expect("the section");
+        for usage in commands {
+            let words = usage.split(' ').take_while(|word| word.bytes().all(|c| c.is_ascii_lowercase()));
+            let name = words.collect::<Vec<_>>().join(" ");
+            assert!(table.contains(&format!("\n| `{name}` |")), "what `{name} --json` prints is not in docs/cli.md");
+        }
     }
 }
