@@ -58,7 +58,7 @@ async fn a_database_that_is_gone_is_replayed_from_the_log() {
     let world = World::new(dir.path()).await;
     history(&world).await;
     let before = dump(&world.store);
-    let sites: Vec<_> = world.store.sites().cloned().collect();
+    let sites = world.store.sites();
     let log = world.log.clone();
     let path = dir.path().join("recovered.db");
     let from = RecoverFrom {

@@ -369,7 +369,7 @@ impl World {
 
     pub async fn delete(&self, bucket: &Bucket, names: &[&str]) -> Result<Recorded<Commit>, CommitError> {
         let permit: Permit<Delete> = self.permit(self.ask("s3:DeleteObject", bucket, names[0], "internal"));
-        let target = |name: &&str| DeleteTarget { key: key(name), version: None, if_match: None };
+        let target = |name: &&str| DeleteTarget { key: key(name), version: None, if_match: None, label: None };
         self.store.delete_versions(permit, bucket.id, names.iter().map(target).collect()).await
     }
 
