@@ -51,6 +51,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.cut()
         if mode == "answers 503" or (mode == "is full" and writes):
             return self.answer(507 if mode == "is full" else 503, b"")
+        if mode == "erases nothing" and self.command == "DELETE":
+            return self.answer(503, b"")
         if mode == "hangs":
             proxy.released.wait(20)
             return self.cut()

@@ -6,8 +6,10 @@
 //! forgets the rows. A crash in between erases twice, which is harmless: names
 //! are never used again.
 
+use std::sync::PoisonError;
+
 use ringfence_format::chunk::{chunk_name, head_name};
-use ringfence_format::names::{InstallationId, SiteId, UploadId};
+use ringfence_format::names::{InstallationId, SiteId, UploadId, VersionUid};
 use ringfence_format::redo::PackAddr;
 
 use crate::act::Act;
@@ -99,6 +101,25 @@ impl Store {
         }
         metrics::counter!("ringfence_erased").increment(erased);
         Ok(erased)
+    }
+
+    /// Notes that a version took the place of one that must be erased at these
+    /// sites before anybody is told that it did.
+    pub fn owe_erasure(&self, version: VersionUid, ids: Vec<UploadId>, sites: Vec<SiteId>) {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner).insert(version, (ids, sites));
+    }
+
+    /// Erases now what is owed for this version, if anything is.
+    ///
+    /// # Errors
+    /// As for [`erase_now`](Self::erase_now); it is still owed then. A crash
+    /// forgets the debt and not the rows: [`erase_due`](Self::erase_due) pays.
+    pub async fn settle_erasure(&self, version: &VersionUid) -> Result<(), EraseNowError> {
+        let owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner).get(version).cloned();
+        let Some((ids, sites)) = owed else { return Ok(()) };
+        let _erased = self.erase_now(&ids, &sites).await?;
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner).remove(version);
+        Ok(())
     }
 
     fn detached_of(&self, site: &SiteId, id: &UploadId) -> Result<Vec<Detached>, CommitError> {

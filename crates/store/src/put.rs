@@ -130,6 +130,39 @@ impl Store {
         Copies::complete(placed, &parts, &heads, guard).ok_or(PutError::NotThatPart)
     }
 
+    /// Writes the head of a version whose parts were all stored by this request
+    /// under one placement: with it, the copies are complete.
+    ///
+    /// # Errors
+    /// [`PutError::NotThatPart`] where what was stored is not the version's
+    /// parts in order; all of it is given up then.
+    pub async fn put_object(
+        self: &Arc<Self>,
+        placement: &Placement,
+        version: &Version,
+        stored: Vec<StoredPart>,
+        head: Sealed,
+    ) -> Result<Copies, PutError> {
+        let placed = Placed::by(placement);
+        check_head(&placed.object, version, &head)?;
+        let same = version.parts.len() == stored.len()
+            && version.parts.iter().zip(&stored).all(|(part, stored)| {
+                stored.is(part) && *stored.object() == placed.object && stored.policy_epoch() == placed.policy_epoch
+            });
+        if !same {
+            return Err(PutError::NotThatPart);
+        }
+        let mut guard = Unclaimed::new(&self.attic);
+        let heads = self.write_heads(&placed.sites, &head, &mut guard).await?;
+        let mut at = Vec::with_capacity(stored.len());
+        for part in stored {
+            at.push(part.at);
+            guard.join(part.guard);
+        }
+        let parts: Vec<_> = version.parts.iter().zip(&at).map(|(part, at)| PartAt { part, at }).collect();
+        Copies::complete(placed, &parts, &heads, guard).ok_or(PutError::NotThatPart)
+    }
+
     /// Writes a new head beside every copy of a version.
     ///
     /// # Errors

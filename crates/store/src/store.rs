@@ -1,8 +1,8 @@
 //! The store: catalogue, sites and commit thread under one roof.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ringfence_access::permit::{Administer, Delete, Write};
 use ringfence_access::placement::Unavailable;
@@ -75,6 +75,9 @@ pub struct Store {
     /// Held by what moves packed bytes while the catalogue names them: a
     /// compaction of a pack, a repair of a copy.
     pub(crate) moving: tokio::sync::Mutex<()>,
+    /// By version: what must be erased, and where, before its label is
+    /// acknowledged.
+    pub(crate) owed: Mutex<HashMap<VersionUid, (Vec<UploadId>, Vec<SiteId>)>>,
 }
 
 /// A site, and the memory that chunks on their way to it may take.
@@ -121,6 +124,7 @@ impl Store {
             sites: RwLock::new(sites),
             random,
             moving: tokio::sync::Mutex::default(),
+            owed: Mutex::default(),
         };
         let before = last_record_ms(&store.log, store.log.durable_size())?;
         store.chore(move |db| close_incarnations(db, before)).await.map_err(StartError::Record)?;

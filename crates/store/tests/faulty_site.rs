@@ -377,7 +377,7 @@ async fn a_dead_site_is_left_in_peace_and_comes_back_by_a_trial() {
         setting.site.put(&name(i), vec![sealed.clone()]).await.expect_err("down");
     }
     assert_eq!(setting.proxy.requests(), 5, "five attempts say it, and nobody waits after that");
-    let resting = setting.site.get(&name(1), None, Some(0..9)).await.expect_err("left in peace");
+    let resting = setting.site.get(&name(1), None, Some(0..9)).await.err().expect("left in peace");
     assert!(matches!(resting, SiteError::Resting { .. }), "{resting}");
     setting.site.try_again(INSTALLATION).await;
     assert_eq!(setting.proxy.requests(), 5, "its rest is not over");
