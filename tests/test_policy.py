@@ -126,24 +126,24 @@ def test_a_delete_is_decided_by_the_label_of_what_it_would_take_away(new_server,
     )
     server.cli("policy", "apply", policy)
     client = server.client()
-    client.create_bucket(Bucket="b")
+    client.create_bucket(Bucket="data")
     restricted = {"x-amz-tagging": "ringfence-label=restricted"}
-    assert server.raw("PUT", "b", "sure", body=b"x", headers=dict(restricted)).status == 200
-    expect_error(server.raw("DELETE", "b", "sure"), 403, "AccessDenied")
+    assert server.raw("PUT", "data", "sure", body=b"x", headers=dict(restricted)).status == 200
+    expect_error(server.raw("DELETE", "data", "sure"), 403, "AccessDenied")
 
     def delete(key):
         if bulk:
-            client.delete_objects(Bucket="b", Delete={"Objects": [{"Key": key}, {"Key": "absent"}]})
+            client.delete_objects(Bucket="data", Delete={"Objects": [{"Key": key}, {"Key": "absent"}]})
         else:
-            server.raw("DELETE", "b", key)
+            server.raw("DELETE", "data", key)
 
     def replace(key):
-        assert server.raw("PUT", "b", key, body=b"kept", headers=dict(restricted)).status == 200
+        assert server.raw("PUT", "data", key, body=b"kept", headers=dict(restricted)).status == 200
 
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
         for i in range(150):
             key = f"k{i}"
-            assert server.raw("PUT", "b", key, body=b"x").status == 200
+            assert server.raw("PUT", "data", key, body=b"x").status == 200
             both = [threads.submit(delete, key), threads.submit(replace, key)]
             [done.result() for done in both]
-            assert server.raw("GET", "b", key).body == b"kept", f"{key}: a restricted object was deleted"
+            assert server.raw("GET", "data", key).body == b"kept", f"{key}: a restricted object was deleted"

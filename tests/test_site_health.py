@@ -17,11 +17,11 @@ from test_faulty_site import KEY, PUBLIC, SECRET, lying, proxy  # noqa: F401 —
 QUICK = "timeout_s = 2\nretries = 0\nfailures_max = 3\nrest_s = 1\nrest_max_s = 2\n"
 
 
-def put(server, key, data, bucket="b", headers=PUBLIC):
+def put(server, key, data, bucket="data", headers=PUBLIC):
     return server.raw("PUT", bucket, key, body=data, headers=dict(headers))
 
 
-def where(server, key, bucket="b"):
+def where(server, key, bucket="data"):
     return {copy["site"] for copy in server.cli_json("where", f"s3://{bucket}/{key}")["copies"]}
 
 
@@ -48,7 +48,7 @@ def cloud(new_server, proxy):
     config.write_text(re.sub(r'\[\[site\]\]\nid = "cloud".*?(?=\n\[labels\])', there, config.read_text(), flags=re.S))
     server.start()
     client = server.client()
-    client.create_bucket(Bucket="b")
+    client.create_bucket(Bucket="data")
     client.create_bucket(Bucket="pinned", CreateBucketConfiguration={"LocationConstraint": "cloud"})
     return server
 
@@ -63,7 +63,7 @@ def test_while_a_site_is_down_writes_go_to_the_next_one_that_policy_allows(cloud
         answer = put(cloud, f"k{i}", some_bytes(100_000, i))
         assert answer.status == 200 and where(cloud, f"k{i}") == {"home"}
         expect_error(put(cloud, f"k{i}", b"x", bucket="pinned"), 503, "ServiceUnavailable")
-        expect_error(cloud.raw("GET", "b", "before"), 503, "ServiceUnavailable")
+        expect_error(cloud.raw("GET", "data", "before"), 503, "ServiceUnavailable")
     assert time.monotonic() - begun < 15, "somebody waited for the dead site"
     explained = cloud.cli_json("policy", "explain", answer.headers["x-amz-request-id"])
     assert explained["resource"]["sites"] == ["home"] and "passed over site `cloud`" in explained["resource"]["detail"]
@@ -77,7 +77,7 @@ def test_while_a_site_is_down_writes_go_to_the_next_one_that_policy_allows(cloud
     assert ready.status == 200 and b"1 of 2 sites" in ready.body
     lying("honest")
     until(lambda: site(cloud)["state"] == "ok", "the site's return")
-    assert cloud.raw("GET", "b", "before").body == b"x"
+    assert cloud.raw("GET", "data", "before").body == b"x"
     assert put(cloud, "after", b"x").status == 200 and where(cloud, "after") == {"cloud"}
     assert cloud.admin("/readyz").body == b"ready\n"
 
@@ -119,24 +119,24 @@ def test_a_read_takes_the_next_copy(cloud, proxy, lying):
     assert put(cloud, "two", data).status == 200 and where(cloud, "two") == {"cloud", "home"}
     away = cloud.data / "sites" / "away"
     (cloud.data / "sites" / "home").rename(away)
-    assert cloud.raw("GET", "b", "two").body == data
+    assert cloud.raw("GET", "data", "two").body == data
     away.rename(cloud.data / "sites" / "home")
     lying("hangs")
     begun = time.monotonic()
-    assert cloud.raw("GET", "b", "two").body == data
+    assert cloud.raw("GET", "data", "two").body == data
     assert time.monotonic() - begun < 2
 
 
 def test_a_site_left_out_at_the_start_comes_back_without_a_restart(new_server):
     server = new_server().start()
-    server.client().create_bucket(Bucket="b")
+    server.client().create_bucket(Bucket="data")
     assert put(server, "there", b"there").status == 200 and where(server, "there") == {"cloud"}
     server.stop()
     cloud = server.data / "sites" / "cloud"
     cloud.rename(cloud.with_name("away"))
     server.start()
     assert site(server)["state"] == "left out" and metric(server, "ringfence_sites_left_out") == 1
-    expect_error(server.raw("GET", "b", "there"), 503, "ServiceUnavailable")
+    expect_error(server.raw("GET", "data", "there"), 503, "ServiceUnavailable")
     assert put(server, "meanwhile", b"x").status == 200 and where(server, "meanwhile") == {"home"}
     # An empty mount point and another site's directory are not the site.
     cloud.mkdir()
@@ -149,28 +149,59 @@ def test_a_site_left_out_at_the_start_comes_back_without_a_restart(new_server):
     shutil.rmtree(cloud)
     cloud.with_name("away").rename(cloud)
     until(lambda: site(server)["state"] == "ok", "the site to be taken in", 60)
-    assert server.raw("GET", "b", "there").body == b"there"
+    assert server.raw("GET", "data", "there").body == b"there"
     assert put(server, "after", b"x").status == 200 and where(server, "after") == {"cloud"}
     assert server.cli("sweep").returncode == 0
 
 
 def test_a_directory_that_is_taken_away_loses_nothing_and_forgets_no_erasure(new_server):
     server = new_server().start()
-    server.client().create_bucket(Bucket="b")
+    server.client().create_bucket(Bucket="data")
     data = some_bytes(300_000)
     assert put(server, "kept", data).status == 200 and put(server, "gone", data).status == 200
     cloud = server.data / "sites" / "cloud"
     stored = sum(1 for p in cloud.rglob("*-*") if p.is_file())
     cloud.rename(cloud.with_name("away"))
-    expect_error(server.raw("GET", "b", "kept"), 503, "ServiceUnavailable")
-    assert server.raw("DELETE", "b", "gone").status == 204
+    expect_error(server.raw("GET", "data", "kept"), 503, "ServiceUnavailable")
+    assert server.raw("DELETE", "data", "gone").status == 204
     assert "copies could not be checked" in server.cli("scrub", check=False).stderr, "nothing is said to be lost"
     server.cli("sweep", check=False)
     cloud.with_name("away").rename(cloud)
-    until(lambda: server.raw("GET", "b", "kept").body == data, "the directory's return")
+    until(lambda: server.raw("GET", "data", "kept").body == data, "the directory's return")
 
     def erased():
         server.cli("sweep", check=False)
         return sum(1 for p in cloud.rglob("*-*") if p.is_file()) < stored
 
     until(erased, "the erasure after its return", 60, 1)
+
+
+def test_a_scrub_repairs_a_copy_from_the_other_one(new_server):
+    server = new_server().start()
+    server.stop()
+    config = server.data / "ringfence.toml"
+    config.write_text(config.read_text().replace('prefer = ["cloud", "home"]\ncopies = 1', 'prefer = ["cloud", "home"]\ncopies = 2'))
+    server.start()
+    server.client().create_bucket(Bucket="data")
+    large, small = some_bytes(300_000), some_bytes(500)
+    assert put(server, "large", large).status == 200 and put(server, "small", small).status == 200
+    cloud = server.data / "sites" / "cloud"
+    chunk = next(p for p in cloud.rglob("*-*") if p.is_file() and p.stat().st_size > 250_000)
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    for pack in (cloud / "packs").iterdir():
+        data = pack.read_bytes()
+        pack.write_bytes(data[:100] + bytes(b ^ 0x55 for b in data[100:5000]) + data[5000:])
+    repaired = server.cli_json("scrub")
+    assert len(repaired["repaired"]) == 2 and not repaired["bad"] and not repaired["unchecked"], repaired
+    assert chunk.read_bytes() == whole
+    again = server.cli_json("scrub")
+    assert not again["repaired"] and not again["bad"]
+    records = server.cli_json("log", "show", "--limit", "40")["records"]
+    assert "system:Repair" in str(records)
+    # The repaired copies alone are enough.
+    for path in (server.data / "sites" / "home").rglob("*-*"):
+        if path.is_file():
+            path.unlink()
+    assert server.raw("GET", "data", "large").body == large and server.raw("GET", "data", "small").body == small
+    server.cli("log", "verify")

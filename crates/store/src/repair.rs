@@ -69,16 +69,8 @@ impl Store {
         let _alone = self.moving.lock().await;
         let intent = SystemAct::on_version("system:Repair", version, &bad.site, why);
         let _on_record = self.log.record(intent).await.map_err(CommitError::Log)?;
-        let repair = Repair {
-            version,
-            to: &to,
-            bad,
-            from: &from,
-            good,
-            vault,
-            bytes_per_s: options.bytes_per_s,
-            _on_record,
-        };
+        let repair =
+            Repair { version, to: &to, bad, from: &from, good, vault, bytes_per_s: options.bytes_per_s, _on_record };
         let mended = match self.write_again(&repair).await {
             Ok(copy) => copy,
             Err(trouble) => return Ok(Err(trouble.to_string())),
@@ -106,7 +98,8 @@ impl Store {
             let at = self.write_part_again(repair, part, there).await?;
             copy.packed.extend(at.map(|at| PackedPart { part: part.id, at }));
         }
-        let head = repair.from.get(&head_name(&self.installation, &repair.good.head), repair.good.head_at, None).await?;
+        let head =
+            repair.from.get(&head_name(&self.installation, &repair.good.head), repair.good.head_at, None).await?;
         let head = repair.vault.sealed_head(repair.version, head).map_err(Trouble::Bad)?;
         let there = repair.to.get(&head_name(&self.installation, &copy.head), copy.head_at, None).await;
         if there.is_ok_and(|there| *there.untrusted() == *head.bytes()) {

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use ringfence_access::Placement;
 use ringfence_access::permit::{Administer, Delete, Write};
 use ringfence_access::placement::Unavailable;
 use ringfence_access::policy::PolicyChange;
-use ringfence_access::Placement;
 use ringfence_db::clock::Clock;
 use ringfence_db::rusqlite::Connection;
 use ringfence_format::names::{BucketId, InstallationId, PartId, SiteId, UploadId, VersionUid};
@@ -77,8 +77,11 @@ pub struct Store {
     pub(crate) moving: tokio::sync::Mutex<()>,
     /// By version: what must be erased, and where, before its label is
     /// acknowledged.
-    pub(crate) owed: Mutex<HashMap<VersionUid, (Vec<UploadId>, Vec<SiteId>)>>,
+    pub(crate) owed: Mutex<HashMap<VersionUid, Owed>>,
 }
+
+/// Chunk series and heads, and the sites where they must go.
+pub(crate) type Owed = (Vec<UploadId>, Vec<SiteId>);
 
 /// A site, and the memory that chunks on their way to it may take.
 #[derive(Clone)]

@@ -182,12 +182,8 @@ async fn a_delete_takes_only_what_it_was_decided_about() {
     for name in ["a", "b"] {
         let _put = world.put(&bucket, name, b"x").await.unwrap();
     }
-    let decided = |name: &str| DeleteTarget {
-        key: key(name),
-        version: None,
-        if_match: None,
-        label: Some(label("internal")),
-    };
+    let decided =
+        |name: &str| DeleteTarget { key: key(name), version: None, if_match: None, label: Some(label("internal")) };
     let permit = || world.permit(world.ask("s3:DeleteObject", &bucket, "a", "internal"));
     let _replaced = world.put_as(&bucket, "a", "restricted", b"y", Default::default()).await.unwrap();
     let alone = world.store.delete_versions(permit(), bucket.id, vec![decided("a")]).await.unwrap_err();

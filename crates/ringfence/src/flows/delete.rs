@@ -78,7 +78,8 @@ impl Act {
                 break;
             }
         }
-        let seq = seq.ok_or_else(|| Refused::inside("InternalError", "internal error", "no round of a delete ended"))?;
+        let seq =
+            seq.ok_or_else(|| Refused::inside("InternalError", "internal error", "no round of a delete ended"))?;
         Ok((gone.into_iter().map(|gone| gone.unwrap_or(Ok(()))).collect(), seq))
     }
 

@@ -109,7 +109,7 @@ impl Act {
     /// What could only be begun is not begun.
     fn can_leave(&self, version: &Version, leaves: &[SiteId]) -> Result<(), Refused> {
         if !version.null_version {
-            return Err(stays("a version that is not the current one cannot be sealed again", &version.uid));
+            return Err(stays("a version that is not the current one cannot be sealed again", version.uid));
         }
         let unusable = |id: &&SiteId| !self.at.store.site(id).is_some_and(|site| site.is_asked());
         match leaves.iter().find(unusable) {
