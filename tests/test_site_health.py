@@ -14,7 +14,7 @@ from harness import expect_error, some_bytes
 from sigv4 import until
 from test_faulty_site import KEY, PUBLIC, SECRET, lying, proxy  # noqa: F401 — fixtures
 
-QUICK = "timeout_s = 2\nretries = 0\nfailures_max = 3\nrest_s = 1\nrest_max_s = 2\n"
+QUICK = "timeout_s = 4\nretries = 0\nfailures_max = 3\nrest_s = 1\nrest_max_s = 2\n"
 
 
 def put(server, key, data, bucket="data", headers=PUBLIC):
@@ -103,11 +103,11 @@ def test_a_site_that_hangs_keeps_nobody_else_waiting(cloud, proxy, lying):
         for i in range(20):
             begun = time.monotonic()
             assert put(cloud, f"home{i}", some_bytes(200_000, i), headers={}).status == 200
-            assert time.monotonic() - begun < 2
+            assert time.monotonic() - begun < 3.5
         assert all(answer.result().status in (200, 503) for answer in stuck)
     begun = time.monotonic()
     assert put(cloud, "later", b"x").status == 200 and where(cloud, "later") == {"home"}
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 3.5
 
 
 def test_a_read_takes_the_next_copy(cloud, proxy, lying):
@@ -124,7 +124,7 @@ def test_a_read_takes_the_next_copy(cloud, proxy, lying):
     lying("hangs")
     begun = time.monotonic()
     assert cloud.raw("GET", "data", "two").body == data
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 3.5
 
 
 def test_a_site_left_out_at_the_start_comes_back_without_a_restart(new_server):
