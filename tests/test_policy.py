@@ -1,5 +1,6 @@
 """Policies from outside: changed, refused, explained, and what they do at once."""
 
+import concurrent.futures
 import json
 
 import pytest
@@ -110,3 +111,39 @@ def test_commands_that_change_nothing_need_no_damage(server, original, tmp_path)
     probed = server.cli("site", "check")
     assert "home" in probed.stdout and "cloud" in probed.stdout
     assert json.loads(server.cli("status", "--json").stdout)
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+def test_a_delete_is_decided_by_the_label_of_what_it_would_take_away(new_server, bulk):
+    """A version that may not be deleted comes between decision and commit:
+    whatever the order, it is there in the end."""
+    server = new_server().start()
+    policy = server.data / "policy.cedar"
+    policy.write_text(
+        policy.read_text()
+        + '\n@id("restricted-stays")\nforbid (principal, action == Action::"Delete", resource)\n'
+        + 'when { context.label in Label::"restricted" && principal.actor == "static-key" };\n'
+    )
+    server.cli("policy", "apply", policy)
+    client = server.client()
+    client.create_bucket(Bucket="data")
+    restricted = {"x-amz-tagging": "ringfence-label=restricted"}
+    assert server.raw("PUT", "data", "sure", body=b"x", headers=dict(restricted)).status == 200
+    expect_error(server.raw("DELETE", "data", "sure"), 403, "AccessDenied")
+
+    def delete(key):
+        if bulk:
+            client.delete_objects(Bucket="data", Delete={"Objects": [{"Key": key}, {"Key": "absent"}]})
+        else:
+            server.raw("DELETE", "data", key)
+
+    def replace(key):
+        assert server.raw("PUT", "data", key, body=b"kept", headers=dict(restricted)).status == 200
+
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        for i in range(150):
+            key = f"k{i}"
+            assert server.raw("PUT", "data", key, body=b"x").status == 200
+            both = [threads.submit(delete, key), threads.submit(replace, key)]
+            [done.result() for done in both]
+            assert server.raw("GET", "data", key).body == b"kept", f"{key}: a restricted object was deleted"

@@ -3,11 +3,13 @@
 //! Each task runs alone, one round after the other, and a round that fails is
 //! tried again at its next time: nothing here may stop the server.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ringfence_access::Ask;
 use ringfence_access::permit::Delete;
+use ringfence_format::names::SiteId;
 use ringfence_store::{ScrubOptions, ScrubReport, SweepMode};
 
 use crate::cli::Failure;
@@ -19,6 +21,12 @@ use crate::upkeep::{Scrubber, Upkeep};
 const ERASE_EVERY: Duration = Duration::from_secs(2);
 /// A reader that located a version may take this long to begin to read it.
 const READER_GRACE_MS: u64 = 10_000;
+/// Between two looks for sites that are to be tried out or opened.
+const SITES_EVERY: Duration = Duration::from_secs(1);
+/// Between the first two attempts to open a site that was left out; doubles.
+const OPEN_AGAIN_MIN: Duration = Duration::from_secs(1);
+/// Between the later ones.
+const OPEN_AGAIN_MAX: Duration = Duration::from_secs(60);
 /// Between two looks at minutes of refused requests.
 const NOISE_EVERY: Duration = Duration::from_secs(20);
 /// Between two looks for packs that are mostly erased.
@@ -34,6 +42,7 @@ pub async fn run(installation: Arc<Installation>, stopping: Stopping) {
     let b = installation.config().background.clone();
     tokio::join!(
         every(ERASE_EVERY, "erase", &stopping, || erase(&installation)),
+        sites(&installation, &stopping),
         every(NOISE_EVERY, "noise", &stopping, || noise(&installation)),
         every(seconds(b.sweep_every_s), "sweep", &stopping, || sweep(&installation)),
         every(seconds(b.scrub_every_s), "scrub", &stopping, || scrub(&installation, b.scrub_mib_per_s)),
@@ -69,6 +78,56 @@ async fn every<F: Future<Output = Result<(), Failure>>>(
     }
 }
 
+/// Tries out sites that rest and takes in sites that were left out. Each in a
+/// task of its own: a file system that hangs keeps nobody else waiting, and is
+/// not asked twice.
+async fn sites(installation: &Arc<Installation>, stopping: &Stopping) {
+    let mut stopping = stopping.clone();
+    let mut opening: HashMap<SiteId, Opening> = HashMap::new();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(SITES_EVERY) => {}
+            () = stopping.stopped() => return,
+        }
+        for site in installation.sites().into_iter().filter(|site| !site.is_asked()) {
+            let id = installation.id();
+            tokio::spawn(async move { site.try_again(id).await });
+        }
+        let now_us = installation.clock().now_us();
+        for (id, _) in installation.left_out() {
+            let opening = opening.entry(id.clone()).or_default();
+            opening.try_now(installation, id, now_us);
+        }
+    }
+}
+
+/// The attempts to open one site that was left out.
+#[derive(Default)]
+struct Opening {
+    attempts: u32,
+    next_us: u64,
+    under_way: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Opening {
+    fn try_now(&mut self, installation: &Arc<Installation>, id: SiteId, now_us: u64) {
+        let busy = self.under_way.as_ref().is_some_and(|task| !task.is_finished());
+        // A clock that was set back makes it no later than the longest pause.
+        let longest_us = u64::try_from(OPEN_AGAIN_MAX.as_micros()).unwrap_or(u64::MAX);
+        if busy || (now_us < self.next_us && self.next_us - now_us <= longest_us) {
+            return;
+        }
+        let pause = OPEN_AGAIN_MIN.saturating_mul(1 << self.attempts.min(16)).min(OPEN_AGAIN_MAX);
+        self.attempts += 1;
+        self.next_us = now_us.saturating_add(u64::try_from(pause.as_micros()).unwrap_or(u64::MAX));
+        let installation = installation.clone();
+        self.under_way = Some(tokio::task::spawn_blocking(move || match installation.take_in(&id) {
+            Ok(()) => tracing::info!(site = %id, "the site is open again"),
+            Err(failure) => tracing::debug!(site = %id, "the site stays out: {failure}"),
+        }));
+    }
+}
+
 async fn erase(installation: &Installation) -> Result<(), Failure> {
     let erased = installation.store().erase_due(READER_GRACE_MS).await;
     let erased = erased.map_err(|e| crate::installation::cannot("erase what was deleted", e))?;
@@ -99,17 +158,20 @@ async fn sweep(installation: &Installation) -> Result<(), Failure> {
     }
 }
 
-/// Reads every copy at a bounded rate. A bad copy is marked, so that reads try
-/// the others first, counted and told.
+/// Reads every copy at a bounded rate. A bad copy is repaired from a good one;
+/// where there is none it is marked, counted and told.
 async fn scrub(installation: &Installation, mib_per_s: u64) -> Result<(), Failure> {
     let permit = installation.system_permit("scrub", Ask::on_installation("system:Scrub")).await?;
     let because = installation.log().record(permit).await.map_err(|e| crate::installation::cannot("record", e))?;
     let upkeep = Upkeep { vault: installation.vault().clone(), because };
-    let scrubber = Scrubber { upkeep, store: installation.store().clone() };
+    let scrubber = Scrubber { upkeep, store: installation.store().clone(), engine: installation.engine().clone() };
     let options = ScrubOptions { bytes_per_s: mib_per_s.saturating_mul(1024 * 1024), ..ScrubOptions::default() };
     let watched = |so_far: &ScrubReport| metrics::gauge!("ringfence_scrub_versions").set(so_far.versions as f64);
     let report = installation.store().scrub(options, &scrubber, watched).await;
     let report = report.map_err(|e| crate::installation::cannot("scrub", e))?;
+    if !report.repaired.is_empty() {
+        tracing::warn!("{} copies were not what was written and are repaired", report.repaired.len());
+    }
     metrics::gauge!("ringfence_scrub_bad_copies").set(report.bad.len() as f64);
     if !report.bad.is_empty() {
         tracing::error!("{} copies are not what was written: run `ringfence scrub`", report.bad.len());

@@ -181,6 +181,17 @@ pub struct Site {
     /// down is not answered with a storm.
     #[serde(default = "default_retry_budget")]
     pub retry_budget: u32,
+    /// Failures in a row after which the site is given a rest: nobody waits for
+    /// it, new objects go to the next site that policy allows.
+    #[serde(default = "default_failures_max")]
+    pub failures_max: u32,
+    /// Seconds of the first rest; doubles each time the site fails its trial.
+    #[serde(default = "default_rest_s")]
+    pub rest_s: u64,
+    /// Seconds of the longest rest. A site that is full or refuses writes is
+    /// passed over by new objects for so long.
+    #[serde(default = "default_rest_max_s")]
+    pub rest_max_s: u64,
 }
 
 /// Whether a site is ours.
@@ -327,6 +338,15 @@ fn default_provider() -> String {
 }
 fn default_retry_budget() -> u32 {
     100
+}
+fn default_failures_max() -> u32 {
+    5
+}
+fn default_rest_s() -> u64 {
+    5
+}
+fn default_rest_max_s() -> u64 {
+    60
 }
 fn default_timeout_s() -> u64 {
     30

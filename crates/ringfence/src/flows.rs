@@ -14,6 +14,7 @@ mod get;
 mod list;
 mod multipart;
 mod put;
+mod raise;
 mod refused;
 mod tagging;
 

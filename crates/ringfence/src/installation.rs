@@ -25,11 +25,11 @@ use ringfence_access::policy::Engine;
 use ringfence_access::{Ask, Keys, LabelRules, Labels, Permit, caller};
 use ringfence_db::clock::{Clock, SystemClock};
 use ringfence_db::disk::{Disk, RealDisk};
-use ringfence_format::names::{InstallationId, Principal, Realm, Tenant};
+use ringfence_format::names::{InstallationId, Principal, Realm, SiteId, Tenant};
 use ringfence_format::record::{Record, Seq};
 use ringfence_format::redo::{Redo, StaticKeyRow, TenantRow};
 use ringfence_log::{Log, LogError, OpenError};
-use ringfence_store::site::Site;
+use ringfence_store::site::{Breaker, Site, SiteKind};
 use ringfence_store::{Catalog, IssuedKey, Parts, Store};
 use ringfence_vault::{Passphrase, Unlock, Vault};
 
@@ -82,7 +82,7 @@ pub struct Installation {
     pub noise: Arc<Noise>,
     /// The trust root.
     pub realm: Realm,
-    left_out: Vec<LeftOut>,
+    left_out: std::sync::Mutex<Vec<LeftOut>>,
     first: std::sync::Mutex<Option<NewKey>>,
     changing_policies: tokio::sync::Mutex<()>,
     dir: DataDir,
@@ -130,7 +130,7 @@ impl Installation {
         let (sites, left_out) = sites::open_those_there(&path, &config, id)?;
         let parts = Parts { installation: id, log: log.clone(), sites, clock: clock.clone(), random: Arc::new(random) };
         let store = Store::open(&path.join(CATALOG), parts).await.map_err(|e| Failure::new(Kind::Unavailable, e))?;
-        sites::remember(&path, store.sites().map(|site| site.id().clone()))?;
+        sites::remember(&path, store.sites().iter().map(|site| site.id().clone()))?;
         let labels = Arc::new(label_rules(&config)?);
         let engine = Arc::new(policies::start(&path, &config, &store).await?);
         let realm = config.realm.clone();
@@ -146,7 +146,7 @@ impl Installation {
             labels,
             noise: Arc::default(),
             realm,
-            left_out,
+            left_out: std::sync::Mutex::new(left_out),
             first: std::sync::Mutex::default(),
             changing_policies: tokio::sync::Mutex::default(),
             dir,
@@ -196,11 +196,36 @@ impl Installation {
     }
     /// Every open site.
     pub fn sites(&self) -> Vec<Arc<Site>> {
-        self.store.sites().cloned().collect()
+        self.store.sites()
     }
-    /// Configured sites that could not be opened, and why.
-    pub fn left_out(&self) -> &[LeftOut] {
-        &self.left_out
+    /// Configured sites that could not be opened yet, and why.
+    pub fn left_out(&self) -> Vec<LeftOut> {
+        self.left_out.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Tries to open a site that was left out, with the checks of a start:
+    /// whose directory it is, and that its disk is mounted. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Why it stays out; the reason is kept for [`left_out`](Self::left_out).
+    pub fn take_in(&self, id: &SiteId) -> Result<(), Failure> {
+        let opened = sites::open_left_out(self.dir(), &self.config, self.id(), id);
+        let mut left_out = self.left_out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match opened {
+            Ok(site) => {
+                // Remembered first: a site that is in use must never look new.
+                sites::remember(self.dir(), std::iter::once(id.clone()))?;
+                self.store.add_site(site);
+                left_out.retain(|(out, _)| out != id);
+                Ok(())
+            }
+            Err(failure) => {
+                if let Some((_, why)) = left_out.iter_mut().find(|(out, _)| out == id) {
+                    why.clone_from(&failure.message);
+                }
+                Err(failure)
+            }
+        }
     }
     /// Whether a sweep may judge what is an orphan: a head at a site that is
     /// not open might claim it.
@@ -208,11 +233,11 @@ impl Installation {
     /// # Errors
     /// Which site is missing.
     pub fn sees_every_site(&self) -> Result<(), Failure> {
-        match self.left_out.first() {
+        match self.left_out().first() {
             None => Ok(()),
             Some((site, why)) => {
                 Err(Failure::new(Kind::Unavailable, format!("site `{site}` is not open, so nothing is swept: {why}"))
-                    .next("bring the site back and restart"))
+                    .next("bring the site back: it is taken in by itself, see `ringfence site list`"))
             }
         }
     }
@@ -236,13 +261,37 @@ impl Installation {
         metrics::gauge!("ringfence_log_records").set(self.log.durable_size() as f64);
         metrics::gauge!("ringfence_log_published").set(self.log.published_size() as f64);
         metrics::gauge!("ringfence_ready").set(f64::from(u8::from(self.obstacle().is_none())));
-        metrics::gauge!("ringfence_sites_left_out").set(self.left_out.len() as f64);
+        metrics::gauge!("ringfence_sites_left_out").set(self.left_out().len() as f64);
+        for site in self.store.sites() {
+            let health = site.health();
+            let open = match health.breaker {
+                Breaker::Closed => 0.0,
+                Breaker::HalfOpen => 1.0,
+                Breaker::Open => 2.0,
+            };
+            let name = site.id().to_string();
+            metrics::gauge!("ringfence_site_breaker", "site" => name.clone()).set(open);
+            let passed_over = f64::from(u8::from(health.passed_over.is_some()));
+            metrics::gauge!("ringfence_site_passed_over", "site" => name).set(passed_over);
+        }
         metrics::gauge!("ringfence_policy_epoch").set(self.engine.epoch() as f64);
     }
 
     /// Why requests cannot be answered now, for `/readyz`.
     pub fn obstacle(&self) -> Option<String> {
-        self.log.health().err().map(|e| e.to_string())
+        if let Err(error) = self.log.health() {
+            return Some(error.to_string());
+        }
+        let home = |site: &Arc<Site>| site.info().kind == SiteKind::Private && site.is_asked();
+        let why = "every private site rests or is left out: see `ringfence site list`";
+        (!self.store.sites().iter().any(home)).then(|| why.to_owned())
+    }
+
+    /// How many configured sites are not asked now, and of how many: `/readyz`
+    /// says so, and stays ready.
+    pub fn resting(&self) -> (usize, usize) {
+        let asked = self.store.sites().iter().filter(|site| site.is_asked()).count();
+        (self.config.site.len().saturating_sub(asked), self.config.site.len())
     }
 
     /// A permit for work that Ringfence does by itself.

@@ -4,10 +4,12 @@
 
 use std::sync::Arc;
 
-use ringfence_access::Permit;
 use ringfence_access::permit::Administer;
-use ringfence_format::envelope::{Fetched, PartVerifier};
-use ringfence_format::names::ObjectVersion;
+use ringfence_access::policy::Engine;
+use ringfence_access::{Ask, Permit, Placement, caller};
+use ringfence_format::envelope::{Fetched, PartVerifier, Sealed};
+use ringfence_format::head::Manifest;
+use ringfence_format::names::{ObjectVersion, SiteId};
 use ringfence_format::redo::{Part, Version};
 use ringfence_log::Recorded;
 use ringfence_store::{Authenticate, Catalog, OpenHead, OpenedHead, PartCheck, Store};
@@ -34,6 +36,8 @@ pub struct Scrubber {
     pub upkeep: Upkeep,
     /// Whose buckets.
     pub store: Arc<Store>,
+    /// The policies in force: what may be repaired where.
+    pub engine: Arc<Engine>,
 }
 
 impl Authenticate for Scrubber {
@@ -45,8 +49,26 @@ impl Authenticate for Scrubber {
     fn head(&self, version: &Version, head: &Fetched) -> Result<(), String> {
         let kek = version.head.as_ref().ok_or("the version has no head")?.kek;
         let manifest = self.verifier(version)?.head(kek, head).map_err(|e| e.to_string())?;
-        if manifest.version.uid == version.uid { Ok(()) } else { Err("it is the head of another version".to_owned()) }
+        same_version(version, &manifest)
     }
+
+    fn sealed_head(&self, version: &Version, head: Fetched) -> Result<Sealed, String> {
+        let kek = version.head.as_ref().ok_or("the version has no head")?.kek;
+        let (manifest, sealed) = self.verifier(version)?.sealed_head(kek, head).map_err(|e| e.to_string())?;
+        same_version(version, &manifest).map(|()| sealed)
+    }
+
+    fn place(&self, version: &Version, site: &SiteId) -> Result<Placement, String> {
+        let bucket = self.store.catalog().bucket(&version.bucket).ok_or("its bucket is gone")?;
+        let object = object(self.store.catalog(), version)?;
+        let ask = Ask::on_object("system:Repair", &bucket, &version.key, &version.label);
+        let placed = self.engine.place_at(&caller::system("repair"), ask, object, std::slice::from_ref(site));
+        placed.map_err(|denial| denial.reason().to_owned())
+    }
+}
+
+fn same_version(version: &Version, manifest: &Manifest) -> Result<(), String> {
+    if manifest.version.uid == version.uid { Ok(()) } else { Err("it is the head of another version".to_owned()) }
 }
 
 impl Scrubber {
@@ -73,6 +95,9 @@ struct Check(PartVerifier);
 impl PartCheck for Check {
     fn push(&mut self, bytes: &Fetched) -> Result<(), String> {
         self.0.push(bytes).map_err(|e| e.to_string())
+    }
+    fn verify(&mut self, chunk: Fetched) -> Result<Sealed, String> {
+        self.0.verify(chunk).map_err(|e| e.to_string())
     }
     fn finish(self: Box<Self>) -> Result<(), String> {
         self.0.finish().map_err(|e| e.to_string())

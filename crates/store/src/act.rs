@@ -9,7 +9,7 @@ use ringfence_access::permit::{Administer, Delete, Write};
 use ringfence_db::rusqlite::Connection;
 use ringfence_format::chunk::Layout;
 use ringfence_format::limits;
-use ringfence_format::names::{BucketId, ObjectKey, ObjectVersion, SiteId, UploadId, VersionUid};
+use ringfence_format::names::{BucketId, Label, ObjectKey, ObjectVersion, SiteId, UploadId, VersionUid};
 use ringfence_format::record::TimeUs;
 use ringfence_format::redo::{
     Bucket, HeadInfo, LabelSource, Pairs, Part, Redo, Rehead, StaticKeyRow, TenantRow, Upload, UploadPart, Version,
@@ -84,6 +84,10 @@ pub struct DeleteTarget {
     pub version: Option<VersionRef>,
     /// `If-Match`, without quotes.
     pub if_match: Option<String>,
+    /// The label it was decided by: a version that has another one when it is
+    /// committed is left, [`Conflict::Changed`]. `None` where the authority
+    /// itself decides by what it finds.
+    pub label: Option<Label>,
 }
 
 /// See [`Store::put_part`](crate::Store::put_part).
@@ -125,7 +129,7 @@ pub struct NewHead {
     /// What they say; `seq` is one above that of the head they replace.
     pub head: HeadInfo,
     /// Its new label.
-    pub label: ringfence_format::names::Label,
+    pub label: Label,
     /// Where that came from.
     pub label_source: LabelSource,
     /// Its new tags.
@@ -383,7 +387,9 @@ fn delete_one(target: &DeleteTarget, version: Option<&Version>, now_ms: u64) -> 
     if let Err(why) = conditions.check(version) {
         return Deleted::Kept { key, why };
     }
+    let decided = |version: &Version| target.label.as_ref().is_none_or(|label| *label == version.label);
     match version {
+        Some(version) if !decided(version) => Deleted::Kept { key, why: Conflict::Changed },
         None => Deleted::Absent { key },
         Some(version) if is_locked(version, now_ms) => Deleted::Kept { key, why: Conflict::Locked },
         Some(version) => Deleted::Gone { key, uid: version.uid },

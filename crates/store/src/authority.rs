@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ringfence_access::Placement;
 use ringfence_access::permit::{Action, Denial, Permit};
-use ringfence_format::names::ObjectVersion;
+use ringfence_format::names::{ObjectVersion, SiteId};
 use ringfence_format::record::{ActorKind, Core, Op, Record, Resource, Subject, TimeUs};
 use ringfence_format::redo::{Bucket, Version};
 use ringfence_log::{Class, Entry};
@@ -69,7 +69,7 @@ pub(crate) struct Decided {
 
 impl<A: Action> Held<A> {
     pub(crate) fn system(op: &'static str, detail: Option<String>) -> Self {
-        Self::System(Arc::new(SystemAct { op, detail }))
+        Self::System(Arc::new(SystemAct { op, resource: Resource { detail, ..Resource::default() } }))
     }
 
     pub(crate) fn is_system(&self) -> bool {
@@ -105,7 +105,22 @@ impl<A> From<Authority<A>> for Held<A> {
 /// first tenant of an installation that has none.
 pub(crate) struct SystemAct {
     op: &'static str,
-    detail: Option<String>,
+    resource: Resource,
+}
+
+impl SystemAct {
+    /// About one version at one site, and why. The object's name is the
+    /// tenant's and stays out of the provider's records.
+    pub(crate) fn on_version(op: &'static str, version: &Version, site: &SiteId, why: &str) -> Self {
+        let resource = Resource {
+            version: Some(version.uid),
+            label: Some(version.label.clone()),
+            sites: vec![site.clone()],
+            detail: Some(why.to_owned()),
+            ..Resource::default()
+        };
+        Self { op, resource }
+    }
 }
 
 impl Entry for SystemAct {
@@ -113,7 +128,7 @@ impl Entry for SystemAct {
         Record {
             core: Core { time_us: now_us, op: Op(self.op.to_owned()), ..Core::default() },
             subject: Subject { actor: ActorKind::System, ..Subject::default() },
-            resource: Resource { detail: self.detail.clone(), ..Resource::default() },
+            resource: self.resource.clone(),
             redo: None,
         }
     }

@@ -57,7 +57,7 @@ impl Store {
         let mut report = CheckReport::default();
         let mut inventory = Inventory::new().map_err(SweepError::Scratch)?;
         for site in self.sites() {
-            match inventory::list(site, &self.installation, &mut inventory).await {
+            match inventory::list(&site, &self.installation, &mut inventory).await {
                 Ok(noted) => drop(noted.map_err(SweepError::Scratch)?),
                 Err(error) => note_unlisted(&mut report, site.id(), &error),
             }

@@ -555,6 +555,9 @@ impl Thread {
                     lost = true;
                 }
                 Err(refusal) => {
+                    // What was stored for it is given up before its caller
+                    // hears of it.
+                    drop(request.act);
                     let _caller_gone = request.reply.send(Err(refusal.into_error(&self.catalog)));
                 }
             }

@@ -62,7 +62,7 @@ impl Store {
     pub(crate) async fn compact_below(&self, percent: u64, bytes_min: u64) -> Result<CompactReport, CommitError> {
         let mut report = CompactReport::default();
         for site in self.sites() {
-            if let Err(error) = self.compact_site(site, percent, bytes_min, &mut report).await? {
+            if let Err(error) = self.compact_site(&site, percent, bytes_min, &mut report).await? {
                 report.failed.push((site.id().clone(), error.to_string()));
             }
         }
@@ -86,6 +86,7 @@ impl Store {
             .collect();
         worth.sort_by_key(|pack| pack.live_bytes);
         for pack in worth {
+            let _alone = self.moving.lock().await;
             match self.compact_pack(site, pack.pack, report).await? {
                 Ok(true) => {
                     report.packs += 1;
@@ -170,7 +171,7 @@ impl Store {
         if reheads.is_empty() {
             return Ok(true);
         }
-        match self.moved(reheads).await {
+        match self.moved("system:Compact", reheads).await {
             Ok(_on_record) => Ok(true),
             // Something changed meanwhile: the old places still hold.
             Err(CommitError::Conflict(_)) => Ok(false),

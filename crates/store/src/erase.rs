@@ -6,8 +6,10 @@
 //! forgets the rows. A crash in between erases twice, which is harmless: names
 //! are never used again.
 
+use std::sync::PoisonError;
+
 use ringfence_format::chunk::{chunk_name, head_name};
-use ringfence_format::names::{InstallationId, SiteId, UploadId};
+use ringfence_format::names::{InstallationId, SiteId, UploadId, VersionUid};
 use ringfence_format::redo::PackAddr;
 
 use crate::act::Act;
@@ -40,6 +42,20 @@ pub struct Erased {
     pub failed: Vec<(SiteId, String)>,
 }
 
+/// Why something was not erased at once.
+#[derive(Debug, thiserror::Error)]
+pub enum EraseNowError {
+    /// Its site is not open.
+    #[error("site `{0}` is not open: it is erased there once it is")]
+    NotOpen(SiteId),
+    /// What the site said.
+    #[error(transparent)]
+    Site(#[from] SiteError),
+    /// The catalogue's file failed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
 impl Store {
     /// Erases, at every open site, what was detached more than `grace_ms` ago
     /// and is not being read, and gives up failed writes of this process. Call
@@ -52,12 +68,70 @@ impl Store {
         let mut report = Erased { given_up: self.give_up().await?, ..Erased::default() };
         let before = self.now_ms().saturating_sub(grace_ms);
         for site in self.sites() {
-            if let Err(error) = self.erase_at(site, before, &mut report).await? {
+            if let Err(error) = self.erase_at(&site, before, &mut report).await? {
                 report.failed.push((site.id().clone(), error.to_string()));
             }
         }
         metrics::counter!("ringfence_erased").increment(report.erased);
         Ok(report)
+    }
+
+    /// Erases now what was detached of these attempts and heads, at these
+    /// sites only, and waits for no reader: for what may no longer lie there.
+    /// Everything else keeps its grace.
+    ///
+    /// # Errors
+    /// [`EraseNowError`]: what is left stays detached, and
+    /// [`erase_due`](Self::erase_due) goes on trying.
+    pub async fn erase_now(&self, ids: &[UploadId], sites: &[SiteId]) -> Result<u64, EraseNowError> {
+        let mut erased = 0;
+        for id in sites {
+            let mut due = Vec::new();
+            for attempt in ids {
+                due.extend(self.detached_of(id, attempt)?);
+            }
+            if due.is_empty() {
+                continue;
+            }
+            let site = self.site(id).ok_or_else(|| EraseNowError::NotOpen(id.clone()))?;
+            let done: Vec<_> = due.iter().map(|row| (row.kind, row.id)).collect();
+            erased += done.len() as u64;
+            self.erase(&site, due).await?;
+            self.forget(id.clone(), done).await?;
+        }
+        metrics::counter!("ringfence_erased").increment(erased);
+        Ok(erased)
+    }
+
+    /// Notes that a version took the place of one that must be erased at these
+    /// sites before anybody is told that it did.
+    pub fn owe_erasure(&self, version: VersionUid, ids: Vec<UploadId>, sites: Vec<SiteId>) {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner).insert(version, (ids, sites));
+    }
+
+    /// Erases now what is owed for this version, if anything is.
+    ///
+    /// # Errors
+    /// As for [`erase_now`](Self::erase_now); it is still owed then. A crash
+    /// forgets the debt and not the rows: [`erase_due`](Self::erase_due) pays.
+    pub async fn settle_erasure(&self, version: &VersionUid) -> Result<(), EraseNowError> {
+        let owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner).get(version).cloned();
+        let Some((ids, sites)) = owed else { return Ok(()) };
+        let _erased = self.erase_now(&ids, &sites).await?;
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner).remove(version);
+        Ok(())
+    }
+
+    fn detached_of(&self, site: &SiteId, id: &UploadId) -> Result<Vec<Detached>, CommitError> {
+        let rows = self.catalog().read(|db| {
+            db.prepare_cached(
+                "SELECT kind, id, chunks, pack, pack_offset, pack_len FROM garbage
+                 WHERE site = ?1 AND kind IN (0, 1) AND id = ?2",
+            )?
+            .query_map((site.as_str(), id.as_bytes()), Detached::from_row)?
+            .collect()
+        })?;
+        Ok(rows)
     }
 
     async fn erase_at(
@@ -143,7 +217,7 @@ impl Store {
         for site in abandoned.sites.iter().filter_map(|id| self.site(id)) {
             let at = abandoned.packed.iter().find(|(id, _)| id == site.id()).map(|(_, at)| *at);
             let detached = Detached::aborted(abandoned.id, abandoned.kind, abandoned.chunks, at);
-            if let Err(error) = self.erase(site, vec![detached]).await {
+            if let Err(error) = self.erase(&site, vec![detached]).await {
                 tracing::warn!("{error}; sweep will try again");
             }
         }

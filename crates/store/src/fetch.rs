@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ringfence_db::DbError;
 use ringfence_format::chunk::{BadLayout, Layout, chunk_name, head_name};
@@ -26,6 +27,10 @@ use crate::store::Store;
 const FIRST_PIECE: u64 = 4 * SEGMENT_BYTES as u64;
 /// Bytes of each later request; the reader holds one and the fetch one ahead.
 const PIECE: u64 = 16 * SEGMENT_BYTES as u64;
+
+/// How long a site may take for one piece where another one has it too. Long
+/// for a piece of 1 MiB, short for a reader.
+const NEXT_COPY_AFTER: Duration = Duration::from_secs(5);
 
 /// Why ciphertext could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -93,19 +98,20 @@ impl Store {
         site.get(&name, copy.head_at, None).await.map_err(FetchError::NoCopy)
     }
 
-    /// Sites with a copy, the nearest first: directories, then what is ours.
+    /// Sites with a copy, the nearest first: directories, then what is ours;
+    /// one that rests comes last.
     fn by_preference(&self, version: &Version, except: &[SiteId]) -> VecDeque<Arc<Site>> {
         let mut sites: Vec<Arc<Site>> = version
             .copies
             .iter()
             .filter(|copy| !except.contains(&copy.site))
-            .filter_map(|copy| self.site(&copy.site).cloned())
+            .filter_map(|copy| self.site(&copy.site))
             .collect();
         // Only with a choice is it worth asking what scrub has found.
         let several = sites.len() > 1;
         let is_bad = |site: &Site| several && self.catalog().is_bad(&version.uid, site.id()).unwrap_or(false);
         sites.sort_by_cached_key(|site| {
-            (is_bad(site), !matches!(**site, Site::Dir(_)), site.info().kind != SiteKind::Private)
+            (!site.is_asked(), is_bad(site), !matches!(**site, Site::Dir(_)), site.info().kind != SiteKind::Private)
         });
         sites.into()
     }
@@ -183,7 +189,14 @@ async fn get(
 ) -> Result<Fetched, FetchError> {
     let mut last = FetchError::NoSite;
     while let Some(site) = sites.front().cloned() {
-        match get_at(store, version, &site, request).await {
+        // With another copy at hand, a site that hangs is not waited for.
+        let answer = match sites.len() {
+            1 => get_at(store, version, &site, request).await,
+            _ => tokio::time::timeout(NEXT_COPY_AFTER, get_at(store, version, &site, request))
+                .await
+                .unwrap_or_else(|_| Err(FetchError::NoCopy(site.too_slow(NEXT_COPY_AFTER)))),
+        };
+        match answer {
             Ok(bytes) => return Ok(bytes),
             Err(error) => {
                 tracing::warn!("{error}");

@@ -3,8 +3,8 @@
 //! sync with it.
 //!
 //! Nothing is held whole: a directory takes each segment as it comes, a remote
-//! site takes one chunk at a time, and chunks that wait for remote sites share
-//! one budget of memory.
+//! site takes one chunk at a time, and chunks that wait for a remote site share
+//! that site's budget of memory.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use ringfence_format::floe::HEADER_BYTES;
 use ringfence_format::limits::{PACKED_CHUNK_BYTES_MAX, SEGMENT_BYTES};
 use ringfence_format::names::{ObjectVersion, SiteId, UploadId};
 use ringfence_format::redo::{PackAddr, UploadPart, Version};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::act::Act;
@@ -29,7 +29,7 @@ use crate::site::{Put, Site, SiteError, SiteKind, Stored};
 use crate::store::Store;
 use crate::unclaimed::Unclaimed;
 
-/// Bytes of chunks that wait in memory for remote sites, all writes together.
+/// Bytes of chunks that wait in memory for one remote site, all writes together.
 pub const BUFFERED_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Chunks of parts that begin while the budget is more than half used.
 const CHUNK_LEN_WHEN_BUSY: u32 = 4 * 1024 * 1024;
@@ -87,8 +87,8 @@ impl Store {
             let announced = Arc::new(Announced::by(permit));
             let _announced = self.submit(Act::BeginWrite(announced, upload, placed.sites.clone())).await?;
         }
-        let remote = sites.iter().any(|site| matches!(**site, Site::Remote(_)));
-        let busy = remote && self.budget.available_permits() * 1024 < BUFFERED_BYTES_MAX / 2;
+        let rooms = self.rooms(&sites);
+        let busy = rooms.iter().any(|room| room.available_permits() * 1024 < BUFFERED_BYTES_MAX / 2);
         Ok(PartWriter {
             guard: Unclaimed::new(&self.attic),
             store: self.clone(),
@@ -97,7 +97,7 @@ impl Store {
             upload,
             chunk_len: if busy { CHUNK_LEN_WHEN_BUSY } else { CHUNK_LEN_MAX },
             expected: plain_len.map(sealed_len),
-            remote,
+            rooms,
             sealed_len: 0,
             small: Vec::new(),
             next_index: 0,
@@ -127,6 +127,39 @@ impl Store {
         let mut guard = Unclaimed::new(&self.attic);
         let heads = self.write_heads(&placed.sites, &head, &mut guard).await?;
         let parts: Vec<_> = parts.iter().map(|row| PartAt { part: &row.part, at: &row.copies }).collect();
+        Copies::complete(placed, &parts, &heads, guard).ok_or(PutError::NotThatPart)
+    }
+
+    /// Writes the head of a version whose parts were all stored by this request
+    /// under one placement: with it, the copies are complete.
+    ///
+    /// # Errors
+    /// [`PutError::NotThatPart`] where what was stored is not the version's
+    /// parts in order; all of it is given up then.
+    pub async fn put_object(
+        self: &Arc<Self>,
+        placement: &Placement,
+        version: &Version,
+        stored: Vec<StoredPart>,
+        head: Sealed,
+    ) -> Result<Copies, PutError> {
+        let placed = Placed::by(placement);
+        check_head(&placed.object, version, &head)?;
+        let same = version.parts.len() == stored.len()
+            && version.parts.iter().zip(&stored).all(|(part, stored)| {
+                stored.is(part) && *stored.object() == placed.object && stored.policy_epoch() == placed.policy_epoch
+            });
+        if !same {
+            return Err(PutError::NotThatPart);
+        }
+        let mut guard = Unclaimed::new(&self.attic);
+        let heads = self.write_heads(&placed.sites, &head, &mut guard).await?;
+        let mut at = Vec::with_capacity(stored.len());
+        for part in stored {
+            at.push(part.at);
+            guard.join(part.guard);
+        }
+        let parts: Vec<_> = version.parts.iter().zip(&at).map(|(part, at)| PartAt { part, at }).collect();
         Copies::complete(placed, &parts, &heads, guard).ok_or(PutError::NotThatPart)
     }
 
@@ -169,8 +202,16 @@ impl Store {
     }
 
     pub(crate) fn open_sites(&self, ids: &[SiteId]) -> Result<Vec<Arc<Site>>, PutError> {
-        let open = |id: &SiteId| self.site(id).cloned().ok_or_else(|| PutError::NoSuchSite(id.clone()));
+        let open = |id: &SiteId| self.site(id).ok_or_else(|| PutError::NoSuchSite(id.clone()));
         ids.iter().map(open).collect()
+    }
+
+    /// The memory of the remote ones among `sites`, always in the same order:
+    /// two writers never hold half of what each other waits for.
+    fn rooms(&self, sites: &[Arc<Site>]) -> Vec<Arc<Semaphore>> {
+        let mut remote: Vec<_> = sites.iter().filter(|site| matches!(***site, Site::Remote(_))).collect();
+        remote.sort_by_key(|site| site.id());
+        remote.into_iter().filter_map(|site| self.open_site(site.id())).map(|open| open.budget).collect()
     }
 }
 
@@ -186,8 +227,8 @@ pub struct PartWriter {
     chunk_len: u32,
     /// Ciphertext bytes that are to come, if known.
     expected: Option<u64>,
-    /// Whether a site must be given whole chunks from memory.
-    remote: bool,
+    /// The memory of each site that must be given whole chunks from memory.
+    rooms: Vec<Arc<Semaphore>>,
     sealed_len: u64,
     /// The beginning of the part, while it may still fit into a pack.
     small: Vec<Sealed>,
@@ -363,19 +404,22 @@ impl PartWriter {
         self.next_index += 1;
         self.guard.note(self.upload, KIND_CHUNKS, &self.placed.sites, self.next_index);
         let left = u64::from(self.chunk_len) + if index == 0 { HEADER_BYTES as u64 } else { 0 };
-        let room = if self.remote { Some(Arc::new(self.room(index, left).await)) } else { None };
+        let room = Arc::new(self.room(index, left).await);
         let name = chunk_name(&self.store.installation, &self.upload, index);
         let (pieces, flying) = self.sites.iter().map(|site| send(site.clone(), name.clone(), room.clone())).unzip();
         OpenChunk { left, pieces, flying }
     }
 
-    /// Waits for memory for one chunk. Taken whole, so that two writers never
-    /// hold half of what each other waits for.
-    async fn room(&self, index: u32, capacity: u64) -> OwnedSemaphorePermit {
+    /// Waits for memory for one chunk, taken whole.
+    async fn room(&self, index: u32, capacity: u64) -> Vec<OwnedSemaphorePermit> {
         let before = if index == 0 { 0 } else { HEADER_BYTES as u64 + u64::from(index) * u64::from(self.chunk_len) };
         let wanted = self.expected.map_or(capacity, |total| total.saturating_sub(before).clamp(1, capacity));
         let kib = u32::try_from(wanted.div_ceil(1024)).expect("a chunk is at most 16 MiB");
-        self.store.budget.clone().acquire_many_owned(kib).await.expect("the budget is never closed")
+        let mut held = Vec::with_capacity(self.rooms.len());
+        for room in &self.rooms {
+            held.push(room.clone().acquire_many_owned(kib).await.expect("a budget is never closed"));
+        }
+        held
     }
 
     /// Ends the open chunk and waits for the one before it.
@@ -399,7 +443,7 @@ type At = Vec<(SiteId, Option<PackAddr>)>;
 fn send(
     site: Arc<Site>,
     name: String,
-    room: Option<Arc<OwnedSemaphorePermit>>,
+    room: Arc<Vec<OwnedSemaphorePermit>>,
 ) -> (mpsc::Sender<Sealed>, JoinHandle<Result<Stored, SiteError>>) {
     let (sender, mut pieces) = mpsc::channel::<Sealed>(PIECES_QUEUED);
     let task = tokio::spawn(async move {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use ringfence_db::DbError;
 use ringfence_db::clock::Clock;
 use ringfence_db::rusqlite::Connection;
-use ringfence_format::names::{BucketId, InstallationId, SiteId, UploadId, VersionUid};
+use ringfence_format::names::{BucketId, BucketName, InstallationId, SiteId, UploadId, VersionUid};
 use ringfence_format::redo::{Bucket, Copy, PackedPart, Redo, Rehead, TenantRow, Version};
 use ringfence_log::{Log, LogError, OpenError};
 
@@ -57,6 +57,8 @@ pub struct RecoverReport {
     pub records: u64,
     /// Records whose fields were erased; what they changed is not known.
     pub erased_records: u64,
+    /// Records that were trimmed; what they changed is known from heads alone.
+    pub trimmed_records: u64,
     /// Heads opened.
     pub heads: u64,
     /// Versions the catalogue has now.
@@ -164,6 +166,10 @@ impl Recovery {
                     self.report.erased_records += 1;
                     continue;
                 }
+                Err(LogError::NoRecord { .. }) if !exact => {
+                    self.report.trimmed_records += 1;
+                    continue;
+                }
                 // A log that is whole must be read whole; of one that is not,
                 // what can be read is better than nothing.
                 Err(error) if exact => return Err(error.into()),
@@ -173,6 +179,9 @@ impl Recovery {
                 }
             };
             if let Some(redo) = &record.redo {
+                if !exact {
+                    self.make_way(redo)?;
+                }
                 self.apply(redo, last_ms, seq)?;
             }
             last_ms = record.core.time_us / 1000;
@@ -183,11 +192,36 @@ impl Recovery {
                 self.begin()?;
             }
         }
+        if !exact {
+            // Parts of uploads that began in what was trimmed: nobody can
+            // complete those any more, and nothing else refers to them.
+            self.sql(|db| {
+                db.execute("DELETE FROM upload_part WHERE upload NOT IN (SELECT id FROM upload)", []).map(drop)
+            })?;
+        }
         self.sql(|db| {
             rows::set_meta(db, meta::NEXT_SEQ, log.durable_size())?;
             rows::set_meta(db, meta::ORIGIN, log.verifier_key().name())
         })?;
         self.commit()
+    }
+
+    /// What the rest of a log says of a bucket wins over what heads at sites
+    /// made believe: those of objects whose deletion is in the part that was
+    /// trimmed lie there until they are erased. They are forgotten, not erased.
+    fn make_way(&mut self, redo: &Redo) -> Result<(), RecoverError> {
+        match redo {
+            // A bucket that is deleted is empty.
+            Redo::DeleteBucket(id) => self.forget_bucket(id),
+            Redo::PutBucket(bucket) => {
+                let other = self.bucket_named(&bucket.name)?;
+                match other.filter(|other| other.id != bucket.id) {
+                    Some(other) => self.forget_bucket(&other.id),
+                    None => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
     }
 
     fn apply(&self, redo: &Redo, last_ms: u64, seq: u64) -> Result<(), RecoverError> {
@@ -285,11 +319,7 @@ impl Recovery {
     /// Restores a bucket as its newest version saw it. `false` where a newer
     /// bucket has its name: what was in the old one is gone with it.
     fn take_bucket(&mut self, bucket: &Bucket, version: &Version) -> Result<bool, RecoverError> {
-        let named: Option<Bucket> = self.sql(|db| {
-            let mut named = db.prepare_cached("SELECT body FROM bucket WHERE name = ?1")?;
-            let mut rows = named.query_map([bucket.name.as_str()], |row| rows::cbor(row, 0))?;
-            rows.next().transpose()
-        })?;
+        let named = self.bucket_named(&bucket.name)?;
         if let Some(other) = named.filter(|other| other.id != bucket.id) {
             if other.created_ms >= bucket.created_ms {
                 return Ok(false);
@@ -304,9 +334,21 @@ impl Recovery {
         Ok(true)
     }
 
+    fn bucket_named(&self, name: &BucketName) -> Result<Option<Bucket>, RecoverError> {
+        self.sql(|db| {
+            let mut named = db.prepare_cached("SELECT body FROM bucket WHERE name = ?1")?;
+            let mut rows = named.query_map([name.as_str()], |row| rows::cbor(row, 0))?;
+            rows.next().transpose()
+        })
+    }
+
     fn forget_bucket(&mut self, id: &BucketId) -> Result<(), RecoverError> {
         self.buckets.remove(id);
         let gone = self.sql(|db| {
+            db.execute(
+                "DELETE FROM unconfirmed WHERE uid IN (SELECT uid FROM version WHERE bucket = ?1)",
+                [id.as_bytes()],
+            )?;
             db.execute("DELETE FROM body WHERE row IN (SELECT body FROM version WHERE bucket = ?1)", [id.as_bytes()])?;
             let gone = db.execute("DELETE FROM version WHERE bucket = ?1", [id.as_bytes()])?;
             db.execute("DELETE FROM bucket WHERE id = ?1", [id.as_bytes()])?;

@@ -3,12 +3,14 @@
 //!
 //! It finds what a read would find too late: a copy that was lost, cut or
 //! changed at its site. A bad copy is marked, so that reads try the others
-//! first, and reported; a copy that is good again loses its mark.
+//! first, and repaired from a good one ([`crate::repair`]); where there is none,
+//! it is reported. A copy that is good again loses its mark.
 
 use std::time::Duration;
 
+use ringfence_access::Placement;
 use ringfence_format::chunk::{Layout, chunk_name};
-use ringfence_format::envelope::Fetched;
+use ringfence_format::envelope::{Fetched, Sealed};
 use ringfence_format::names::{ObjectKey, SiteId, VersionUid};
 use ringfence_format::redo::{Copy, Part, Version};
 
@@ -35,6 +37,19 @@ pub trait Authenticate: Send + Sync {
     /// # Errors
     /// Why it is not.
     fn head(&self, version: &Version, head: &Fetched) -> Result<(), String>;
+
+    /// Checks a head and vouches for its bytes.
+    ///
+    /// # Errors
+    /// Why it is not authentic, or not of this version.
+    fn sealed_head(&self, version: &Version, head: Fetched) -> Result<Sealed, String>;
+
+    /// Asks policy whether a copy may be written again where it lies already:
+    /// what may no longer be there is not repaired there.
+    ///
+    /// # Errors
+    /// What policy says against it.
+    fn place(&self, version: &Version, site: &SiteId) -> Result<Placement, String>;
 }
 
 /// The check of one part under way.
@@ -44,6 +59,11 @@ pub trait PartCheck: Send {
     /// # Errors
     /// Why it is not authentic.
     fn push(&mut self, bytes: &Fetched) -> Result<(), String>;
+    /// Takes the whole next chunk and vouches for it.
+    ///
+    /// # Errors
+    /// Why it is not authentic.
+    fn verify(&mut self, chunk: Fetched) -> Result<Sealed, String>;
     /// Says whether all of it came.
     ///
     /// # Errors
@@ -84,7 +104,11 @@ pub struct ScrubReport {
     pub copies: u64,
     /// Ciphertext bytes read.
     pub bytes: u64,
-    /// Copies that are damaged or gone.
+    /// Copies that were damaged or gone and are good again: written anew from
+    /// another copy, then read and authenticated.
+    pub repaired: Vec<BadCopy>,
+    /// Copies that are damaged or gone, and stay so: no other copy is good, or
+    /// the repair failed.
     pub bad: Vec<BadCopy>,
     /// Copies that could not be checked: the site did not answer, or the key
     /// is not there.
@@ -134,20 +158,36 @@ impl Store {
         report: &mut ScrubReport,
     ) -> Result<(), CommitError> {
         let _pin = self.readers.pin(version.parts.iter().map(|part| part.upload).collect());
+        let mut good = None;
+        let mut broken = Vec::new();
         for copy in &version.copies {
             let verdict = self.check_copy(version, copy, options, vault, report).await;
             report.copies += 1;
             let bad = |why| BadCopy { version: version.uid, key: version.key.clone(), site: copy.site.clone(), why };
             match verdict {
-                Ok(()) => self.mark(version.uid, &copy.site, None).await?,
+                Ok(()) => {
+                    good = Some(copy);
+                    self.mark(version.uid, &copy.site, None).await?;
+                }
                 Err(Trouble::Unchecked(why)) => report.unchecked.push(bad(why)),
                 Err(Trouble::Bad(_)) if self.has_changed(version)? => {}
                 Err(Trouble::Bad(why)) => {
                     tracing::warn!("a copy of version {} at site `{}` is bad: {why}", version.uid, copy.site);
                     metrics::counter!("ringfence_bad_copies", "site" => copy.site.to_string()).increment(1);
                     self.mark(version.uid, &copy.site, Some(why.clone())).await?;
-                    report.bad.push(bad(why));
+                    broken.push((copy, why));
                 }
+            }
+        }
+        for (copy, why) in broken {
+            let bad = |why| BadCopy { version: version.uid, key: version.key.clone(), site: copy.site.clone(), why };
+            let Some(good) = good else {
+                report.bad.push(bad(format!("{why}; no other copy is good")));
+                continue;
+            };
+            match self.repair(version, copy, good, options, vault, report, &why).await? {
+                Ok(()) => report.repaired.push(bad(why)),
+                Err(still) => report.bad.push(bad(format!("{why}; not repaired: {still}"))),
             }
         }
         Ok(())
@@ -159,7 +199,7 @@ impl Store {
         Ok(now.is_none_or(|now| now.copies != version.copies))
     }
 
-    async fn check_copy(
+    pub(crate) async fn check_copy(
         &self,
         version: &Version,
         copy: &Copy,
@@ -174,7 +214,7 @@ impl Store {
         vault.head(version, &head).map_err(|why| Trouble::Bad(format!("its head: {why}")))?;
         for part in &version.parts {
             let mut check = vault.part(version, part).map_err(Trouble::Unchecked)?;
-            self.read_part(site, copy, part, options, report, &mut *check).await?;
+            self.read_part(&site, copy, part, options, report, &mut *check).await?;
             check.finish().map_err(Trouble::Bad)?;
         }
         Ok(())
@@ -208,7 +248,7 @@ impl Store {
         Ok(())
     }
 
-    async fn mark(&self, uid: VersionUid, site: &SiteId, bad: Option<String>) -> Result<(), CommitError> {
+    pub(crate) async fn mark(&self, uid: VersionUid, site: &SiteId, bad: Option<String>) -> Result<(), CommitError> {
         let marked = self.catalog().is_bad(&uid, site)?;
         if bad.is_none() && !marked {
             return Ok(());
@@ -230,7 +270,7 @@ impl Store {
 }
 
 /// What is wrong, and whose fault it is.
-enum Trouble {
+pub(crate) enum Trouble {
     /// The copy's.
     Bad(String),
     /// Nobody knows yet.
@@ -246,8 +286,16 @@ impl From<SiteError> for Trouble {
     }
 }
 
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bad(why) | Self::Unchecked(why) => f.write_str(why),
+        }
+    }
+}
+
 /// Spreads the reading out to the rate asked for.
-async fn pause(bytes_per_s: u64, bytes: u64) {
+pub(crate) async fn pause(bytes_per_s: u64, bytes: u64) {
     if let Some(micros) = bytes.saturating_mul(1_000_000).checked_div(bytes_per_s) {
         tokio::time::sleep(Duration::from_micros(micros)).await;
     }

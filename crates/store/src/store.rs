@@ -1,10 +1,12 @@
 //! The store: catalogue, sites and commit thread under one roof.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use ringfence_access::Placement;
 use ringfence_access::permit::{Administer, Delete, Write};
+use ringfence_access::placement::Unavailable;
 use ringfence_access::policy::PolicyChange;
 use ringfence_db::clock::Clock;
 use ringfence_db::rusqlite::Connection;
@@ -21,11 +23,27 @@ use crate::commit::{Commit, CommitError, Committer, StartError, last_record_ms};
 use crate::fetch::Readers;
 use crate::put::BUFFERED_BYTES_MAX;
 use crate::rows::Rows;
-use crate::site::Site;
+use crate::site::{Breaker, Site};
 use crate::unclaimed::Attic;
 
 /// A source of unpredictable bytes; `main` hands in the system's.
 pub type Random = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
+
+/// Policy allows sites, and too few of them can be reached now.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{why}{}", self.reasons())]
+pub struct NowhereNow {
+    /// How many are wanted and left.
+    pub why: Unavailable,
+    /// Those that cannot take it, each with its reason.
+    pub sites: Vec<(SiteId, String)>,
+}
+
+impl NowhereNow {
+    fn reasons(&self) -> String {
+        self.sites.iter().map(|(id, why)| format!("; site `{id}`: {why}")).collect()
+    }
+}
 
 /// What a store is opened with.
 pub struct Parts {
@@ -48,13 +66,36 @@ pub struct Store {
     pub(crate) started_ms: u64,
     pub(crate) log: Arc<Log>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) budget: Arc<Semaphore>,
     pub(crate) readers: Arc<Readers>,
     pub(crate) attic: Arc<Attic>,
     catalog: Arc<Catalog>,
     committer: Committer,
-    sites: BTreeMap<SiteId, Arc<Site>>,
+    sites: RwLock<BTreeMap<SiteId, OpenSite>>,
     random: Random,
+    /// Held by what moves packed bytes while the catalogue names them: a
+    /// compaction of a pack, a repair of a copy.
+    pub(crate) moving: tokio::sync::Mutex<()>,
+    /// By version: what must be erased, and where, before its label is
+    /// acknowledged.
+    pub(crate) owed: Mutex<HashMap<VersionUid, Owed>>,
+}
+
+/// Chunk series and heads, and the sites where they must go.
+pub(crate) type Owed = (Vec<UploadId>, Vec<SiteId>);
+
+/// A site, and the memory that chunks on their way to it may take.
+#[derive(Clone)]
+pub(crate) struct OpenSite {
+    pub(crate) site: Arc<Site>,
+    /// One for each, so that a slow site keeps nobody else's chunks waiting.
+    pub(crate) budget: Arc<Semaphore>,
+}
+
+impl OpenSite {
+    fn new(site: Site, clock: &Arc<dyn Clock>) -> (SiteId, Self) {
+        site.keep_time(clock.clone());
+        (site.id().clone(), Self { site: Arc::new(site), budget: Arc::new(Semaphore::new(BUFFERED_BYTES_MAX / 1024)) })
+    }
 }
 
 impl Store {
@@ -72,6 +113,7 @@ impl Store {
         let mut incarnation = [0; 4];
         random(&mut incarnation);
         let incarnation = u32::from_be_bytes(incarnation);
+        let sites = sites.into_iter().map(|site| OpenSite::new(site, &clock)).collect();
         let store = Self {
             installation,
             incarnation,
@@ -79,12 +121,13 @@ impl Store {
             attic: Attic::new(clock.clone()),
             log,
             clock,
-            budget: Arc::new(Semaphore::new(BUFFERED_BYTES_MAX / 1024)),
             readers: Arc::default(),
             catalog,
             committer,
-            sites: sites.into_iter().map(|site| (site.id().clone(), Arc::new(site))).collect(),
+            sites: RwLock::new(sites),
             random,
+            moving: tokio::sync::Mutex::default(),
+            owed: Mutex::default(),
         };
         let before = last_record_ms(&store.log, store.log.durable_size())?;
         store.chore(move |db| close_incarnations(db, before)).await.map_err(StartError::Record)?;
@@ -99,13 +142,67 @@ impl Store {
     }
 
     /// An open site.
-    pub fn site(&self, id: &SiteId) -> Option<&Arc<Site>> {
-        self.sites.get(id)
+    pub fn site(&self, id: &SiteId) -> Option<Arc<Site>> {
+        self.open_site(id).map(|open| open.site)
     }
 
-    /// All open sites.
-    pub fn sites(&self) -> impl Iterator<Item = &Arc<Site>> {
-        self.sites.values()
+    pub(crate) fn open_site(&self, id: &SiteId) -> Option<OpenSite> {
+        self.sites.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// All sites that are open now.
+    pub fn sites(&self) -> Vec<Arc<Site>> {
+        let sites = self.sites.read().unwrap_or_else(PoisonError::into_inner);
+        sites.values().map(|open| open.site.clone()).collect()
+    }
+
+    /// Takes in a site that could not be opened at the start. One of that name
+    /// that is open stays; the answer is whether this one was taken.
+    pub fn add_site(&self, site: Site) -> bool {
+        use std::collections::btree_map::Entry;
+        let (id, open) = OpenSite::new(site, &self.clock);
+        match self.sites.write().unwrap_or_else(PoisonError::into_inner).entry(id) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(place) => {
+                place.insert(open);
+                true
+            }
+        }
+    }
+
+    /// Places elsewhere what was placed at a site that is not open, rests or
+    /// takes no writes, as far as policy and the placement table allow: a site
+    /// that is merely full is still better than none. Answers the sites that
+    /// were passed over and why.
+    ///
+    /// # Errors
+    /// [`NowhereNow`] where too few of the allowed sites are left: 503.
+    pub fn place_now(&self, placement: Placement) -> Result<(Placement, Vec<(SiteId, String)>), NowhereNow> {
+        let out = |asked_only: bool| -> Vec<(SiteId, String)> {
+            let unusable = |id: &SiteId| self.unusable(id, asked_only).map(|why| (id.clone(), why));
+            placement.candidates().iter().filter_map(unusable).collect()
+        };
+        let (down, avoided) = (out(true), out(false));
+        let usable = placement.candidates().len() - avoided.len();
+        let skip = if usable < placement.sites().len() { down } else { avoided };
+        if !placement.sites().iter().any(|site| skip.iter().any(|(id, _)| id == site)) {
+            return Ok((placement, Vec::new()));
+        }
+        let ids: Vec<SiteId> = skip.iter().map(|(id, _)| id.clone()).collect();
+        match placement.without(&ids) {
+            Ok(placement) => Ok((placement, skip)),
+            Err(why) => Err(NowhereNow { why, sites: skip }),
+        }
+    }
+
+    /// Why nothing new goes to a site now.
+    fn unusable(&self, id: &SiteId, asked_only: bool) -> Option<String> {
+        let Some(site) = self.site(id) else { return Some("it is not open".to_owned()) };
+        let health = site.health();
+        match health.breaker {
+            Breaker::Closed => health.passed_over.filter(|_| !asked_only),
+            _ => Some(format!("it rests: {}", health.why.unwrap_or_default())),
+        }
     }
 
     /// Whose chunks these are.
@@ -159,7 +256,7 @@ impl Store {
     }
 
     /// Takes versions away, all in one step with one record. What a target's
-    /// conditions keep is left and reported; a single target that is kept is
+    /// conditions keep, or what has another label than was decided by, is left and reported; a single target that is kept is
     /// the error. Outcome: [`Outcome::Deleted`](crate::Outcome::Deleted).
     ///
     /// # Errors
@@ -382,9 +479,9 @@ impl Store {
         self.chore(move |db| db.execute("DELETE FROM completed WHERE at_ms < ?1", [before]).map(drop)).await
     }
 
-    /// Notes where a compaction moved chunks and heads.
-    pub(crate) async fn moved(&self, moved: Vec<Rehead>) -> Result<Recorded<Commit>, CommitError> {
-        self.submit(Act::Moved(Held::system("system:Compact", None), moved)).await
+    /// Notes where a compaction or a repair put chunks and heads.
+    pub(crate) async fn moved(&self, op: &'static str, moved: Vec<Rehead>) -> Result<Recorded<Commit>, CommitError> {
+        self.submit(Act::Moved(Held::system(op, None), moved)).await
     }
 
     pub(crate) async fn submit(&self, act: Act) -> Result<Recorded<Commit>, CommitError> {

@@ -18,7 +18,6 @@
 //! unreachable: a head there might claim them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 
 use ringfence_format::envelope::Fetched;
 use ringfence_format::head::Manifest;
@@ -133,11 +132,14 @@ impl Store {
         let mut sweep = Sweep::new(self.catalog(), self.incarnation, grace_ms, began_ms, self.started_ms)?;
         // What lies there first, what is referred to afterwards: nothing
         // written meanwhile can look like an orphan.
-        for site in self.sites() {
+        // One set of sites throughout: one that comes back meanwhile is the
+        // next sweep's.
+        let sites = self.sites();
+        for site in &sites {
             sweep.list(site, &self.installation).await?;
         }
         sweep.note_live(self.catalog())?;
-        for site in self.sites() {
+        for site in &sites {
             sweep.judge(site.id())?;
         }
         sweep.ask_heads(self, heads).await;
@@ -151,8 +153,8 @@ impl Store {
             sweep.report.given_up = ids.len() as u64;
             self.give_up_on(&ids, &mut sweep).await?;
         }
-        for site in self.sites().cloned().collect::<Vec<Arc<Site>>>() {
-            self.erase_orphans(&site, &mut sweep).await;
+        for site in &sites {
+            self.erase_orphans(site, &mut sweep).await;
         }
         let complete = sweep.report.sites.values().all(|site| site.failed.is_none());
         self.end_sweep(mode, complete, began_ms).await?;

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ringfence_db::clock::ManualClock;
 use ringfence_format::{
     chunk,
     envelope::{DataKey, PartSealer, Sealed},
@@ -231,6 +232,8 @@ fn patience() -> Patience {
         attempts_max: 3,
         backoff_min: Duration::from_millis(1),
         backoff_max: Duration::from_millis(5),
+        // These tests count requests; the breaker has its own below.
+        failures_max: u32::MAX,
         ..Patience::default()
     }
 }
@@ -361,4 +364,43 @@ async fn a_hanging_site_holds_nobody_longer_than_the_timeout_says() {
     let error = setting.put(1, &sealed(), &[Fault::HappenedThenSilence]).await.expect_err("silent");
     assert!(matches!(error, SiteError::Timeout { after_ms: 1500, .. }), "{error}");
     assert!(begun.elapsed() < ATTEMPT * 3);
+}
+
+#[tokio::test]
+async fn a_dead_site_is_left_in_peace_and_comes_back_by_a_trial() {
+    let setting = Setting::new(Patience { failures_max: 5, ..patience() }).await;
+    let clock = Arc::new(ManualClock::new(1_000_000_000));
+    setting.site.keep_time(clock.clone());
+    let sealed = sealed();
+    setting.proxy.script(&[Fault::Reset; 100]);
+    for i in 0..20 {
+        setting.site.put(&name(i), vec![sealed.clone()]).await.expect_err("down");
+    }
+    assert_eq!(setting.proxy.requests(), 5, "five attempts say it, and nobody waits after that");
+    let resting = setting.site.get(&name(1), None, Some(0..9)).await.err().expect("left in peace");
+    assert!(matches!(resting, SiteError::Resting { .. }), "{resting}");
+    setting.site.try_again(INSTALLATION).await;
+    assert_eq!(setting.proxy.requests(), 5, "its rest is not over");
+    clock.advance_us(5_000_000);
+    setting.site.try_again(INSTALLATION).await;
+    assert!(!setting.site.is_asked(), "the trial failed");
+    setting.proxy.script(&[]);
+    clock.advance_us(9_000_000);
+    setting.site.try_again(INSTALLATION).await;
+    assert!(!setting.site.is_asked(), "the second rest is longer");
+    clock.advance_us(1_000_000);
+    setting.site.try_again(INSTALLATION).await;
+    assert!(setting.site.is_asked());
+    setting.put(1, &sealed, &[]).await.expect("as before");
+}
+
+#[tokio::test]
+async fn a_busy_site_is_not_a_dead_one() {
+    let setting = Setting::new(Patience { failures_max: 2, ..patience() }).await;
+    let sealed = sealed();
+    for i in 0..5 {
+        let busy = setting.put(i, &sealed, &[Fault::Answer(429, "TooManyRequests"); 3]).await.expect_err("busy");
+        assert!(busy.is_retryable(), "{busy:?}");
+    }
+    assert!(setting.site.is_asked());
 }

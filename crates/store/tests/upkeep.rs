@@ -8,41 +8,11 @@ use std::sync::Arc;
 use ringfence_access::Ask;
 use ringfence_access::permit::Write;
 use ringfence_db::disk::RealDisk;
-use ringfence_format::envelope::{DataKey, Fetched, PartVerifier};
-use ringfence_format::head;
 use ringfence_format::names::ObjectVersion;
-use ringfence_format::redo::{LabelSource, Part, Version};
+use ringfence_format::redo::{LabelSource, Version};
 use ringfence_log::{Log, LogError, Options};
-use ringfence_store::{Authenticate, CommitError, Conflict, NewHead, Outcome, PartCheck, ScrubOptions, SweepMode};
+use ringfence_store::{CommitError, Conflict, NewHead, Outcome, ScrubOptions, SweepMode};
 use support::*;
-
-struct Vault;
-
-struct Check(PartVerifier);
-
-impl PartCheck for Check {
-    fn push(&mut self, bytes: &Fetched) -> Result<(), String> {
-        self.0.push(bytes).map_err(|e| e.to_string())
-    }
-    fn finish(self: Box<Self>) -> Result<(), String> {
-        self.0.finish().map_err(|e| e.to_string())
-    }
-}
-
-fn key_of(version: &Version) -> DataKey {
-    data_key(&ObjectVersion { realm: realm(), tenant: tenant(), bucket: version.bucket, version: version.uid })
-}
-
-impl Authenticate for Vault {
-    fn part(&self, version: &Version, part: &Part) -> Result<Box<dyn PartCheck>, String> {
-        let verifier = PartVerifier::new(&key_of(version), part).map_err(|e| e.to_string())?;
-        Ok(Box::new(Check(verifier)))
-    }
-    fn head(&self, version: &Version, fetched: &Fetched) -> Result<(), String> {
-        let manifest = head::open(&key_of(version), 1, fetched).map_err(|e| e.to_string())?;
-        (manifest.version.uid == version.uid).then_some(()).ok_or_else(|| "another version's head".to_owned())
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scrub_finds_one_changed_byte_and_reads_avoid_the_copy() {
@@ -54,7 +24,7 @@ async fn scrub_finds_one_changed_byte_and_reads_avoid_the_copy() {
         let _put = world.put_as(&bucket, name, "confidential", &big, Default::default()).await.unwrap();
     }
     let _small = world.put(&bucket, "small", b"small").await.unwrap();
-    let sound = world.store.scrub(ScrubOptions::default(), &Vault, |_| {}).await.unwrap();
+    let sound = world.store.scrub(ScrubOptions::default(), &Vault(None), |_| {}).await.unwrap();
     assert_eq!((sound.versions, sound.copies, sound.bad.len(), sound.unchecked.len()), (4, 7, 0, 0), "{sound:?}");
     let home = dir.path().join("sites/home");
     let victim =
@@ -65,14 +35,15 @@ async fn scrub_finds_one_changed_byte_and_reads_avoid_the_copy() {
     file.read_exact_at(&mut byte, 123_456).unwrap();
     file.write_all_at(&[byte[0] ^ 1], 123_456).unwrap();
     let mut seen = 0;
-    let report = world.store.scrub(ScrubOptions::default(), &Vault, |_| seen += 1).await.unwrap();
+    let report = world.store.scrub(ScrubOptions::default(), &Vault(None), |_| seen += 1).await.unwrap();
     assert_eq!((report.bad.len(), seen), (1, 4), "{report:?}");
     let bad = &report.bad[0];
+    assert!(bad.why.contains("not repaired: policy"), "{}", bad.why);
     assert_eq!(bad.site, site_id("home"));
     assert!(world.store.catalog().is_bad(&bad.version, &bad.site).unwrap());
     assert!(world.get(&bucket, bad.key.as_str()).await.unwrap() == big, "read from the other copy");
     file.write_all_at(&byte, 123_456).unwrap();
-    let report = world.store.scrub(ScrubOptions::default(), &Vault, |_| {}).await.unwrap();
+    let report = world.store.scrub(ScrubOptions::default(), &Vault(None), |_| {}).await.unwrap();
     assert!(report.bad.is_empty() && !world.store.catalog().is_bad(&bad.version, &site_id("home")).unwrap());
 }
 
@@ -87,7 +58,7 @@ async fn scrub_goes_on_where_it_stopped() {
     let mut options = ScrubOptions { versions_max: 2, ..ScrubOptions::default() };
     let mut versions = 0;
     while let Some(next) = {
-        let report = world.store.scrub(options, &Vault, |_| {}).await.unwrap();
+        let report = world.store.scrub(options, &Vault(None), |_| {}).await.unwrap();
         versions += report.versions;
         report.next
     } {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use ringfence_format::chunk::Located;
-use ringfence_format::envelope::{self, DataKey, Fetched, PartVerifier};
+use ringfence_format::envelope::{self, DataKey, Fetched, PartVerifier, Sealed};
 use ringfence_format::head::{self, Manifest};
 use ringfence_format::names::ObjectVersion;
 use ringfence_format::redo::Part;
@@ -113,6 +113,15 @@ impl Verifier {
     /// [`Sealed`](ringfence_format::envelope::Sealed), fit for another site.
     pub fn part(&self, part: &Part) -> Result<PartVerifier, VaultError> {
         Ok(PartVerifier::new(&self.0, part)?)
+    }
+
+    /// Checks a head and vouches for its bytes: they are fit for another site.
+    pub fn sealed_head(&self, kek_version: u32, head: Fetched) -> Result<(Manifest, Sealed), VaultError> {
+        let (manifest, sealed) = head::verify(&self.0, kek_version, head)?;
+        if manifest.version.bucket != self.0.object().bucket {
+            return Err(head::HeadError::Contradiction("its bucket is another one").into());
+        }
+        Ok((manifest, sealed))
     }
 
     /// Checks a head and returns what it says.

@@ -8,6 +8,7 @@ use ringfence_access::{Ask, Permit};
 use ringfence_format::names::{BucketName, ObjectKey};
 use ringfence_format::redo::{Bucket, LabelSource, Version};
 use ringfence_log::Recorded;
+use ringfence_store::site::Breaker;
 use ringfence_store::{BadCopy, ScrubOptions, SweepError, SweepMode};
 use serde_json::{Value, json};
 
@@ -53,7 +54,17 @@ fn warnings(installation: &Installation) -> Vec<String> {
         warnings.push("the keyring is unlocked by the development key file inside the data directory".to_owned());
     }
     for (site, why) in installation.left_out() {
-        warnings.push(format!("site `{site}` is left out until the next start: {why}"));
+        warnings.push(format!("site `{site}` is left out until it can be opened: {why}"));
+    }
+    for site in installation.sites() {
+        let health = site.health();
+        match (health.breaker, health.passed_over) {
+            (Breaker::Closed, None) => {}
+            (Breaker::Closed, Some(why)) => {
+                warnings.push(format!("site `{}` gets no new objects for now: {why}", site.id()));
+            }
+            _ => warnings.push(format!("site `{}` rests: {}", site.id(), health.why.unwrap_or_default())),
+        }
     }
     for site in &installation.config().site {
         let remote = site.type_ != SiteType::Directory;
@@ -198,7 +209,7 @@ pub(super) async fn sweep(
     }))
 }
 
-/// Reads and authenticates every copy.
+/// Reads and authenticates every copy, and repairs bad ones from good ones.
 pub(super) async fn scrub(
     installation: &Installation,
     because: Recorded<Permit<Administer>>,
@@ -207,7 +218,7 @@ pub(super) async fn scrub(
     let failed = |e: &dyn std::fmt::Display| Failure::new(Kind::Unavailable, e);
     let total = installation.catalog().totals().map_err(|e| failed(&e))?.versions;
     let upkeep = Upkeep { vault: installation.vault().clone(), because };
-    let scrubber = Scrubber { upkeep, store: installation.store().clone() };
+    let scrubber = Scrubber { upkeep, store: installation.store().clone(), engine: installation.engine().clone() };
     let report = installation
         .store()
         .scrub(ScrubOptions::default(), &scrubber, |so_far| progress.at("versions", so_far.versions, total))
@@ -217,6 +228,7 @@ pub(super) async fn scrub(
         "versions": report.versions,
         "copies": report.copies,
         "bytes": report.bytes,
+        "repaired": findings(installation, &report.repaired),
         "bad": findings(installation, &report.bad),
         "unchecked": findings(installation, &report.unchecked),
     }))

@@ -46,6 +46,16 @@ impl Readiness {
     }
 }
 
+impl Readiness {
+    /// What is answered while ready: a site that rests does not stop the rest.
+    fn degraded(&self) -> String {
+        match self.installation.get().map(|installation| installation.resting()) {
+            Some((resting, sites)) if resting > 0 => format!("ready, but {resting} of {sites} sites cannot be used\n"),
+            _ => "ready\n".to_owned(),
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Public {
     metrics: PrometheusHandle,
@@ -70,7 +80,7 @@ pub async fn serve(listener: TcpListener, metrics: PrometheusHandle, ready: Read
 
 async fn readyz(State(public): State<Public>) -> Response {
     match public.ready.obstacle() {
-        None => "ready\n".into_response(),
+        None => public.ready.degraded().into_response(),
         Some(obstacle) => (StatusCode::SERVICE_UNAVAILABLE, format!("{obstacle}\n")).into_response(),
     }
 }

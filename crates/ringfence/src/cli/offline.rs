@@ -155,6 +155,7 @@ pub fn recover(common: &Common, output: &Output) -> Result<(), Failure> {
         }
         for (count, what) in [
             (report.erased_records, "records were erased; what they changed is not known"),
+            (report.trimmed_records, "records were trimmed; what they changed is known from the sites alone"),
             (report.superseded, "older versions of a key were left out"),
             (report.incomplete, "copies without all their chunks were left out"),
         ] {

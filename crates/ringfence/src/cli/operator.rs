@@ -236,7 +236,9 @@ fn site_list(common: &Common, output: &Output) -> Result<(), Failure> {
         ("JURISDICTION", "jurisdiction"),
         ("PROVIDER", "provider"),
         ("DEDICATED", "dedicated"),
+        ("STATE", "state"),
         ("PLACE", "place"),
+        ("WHY", "why"),
     ];
     output.answer(&sites, |o| o.table(&sites["sites"], &columns));
     Ok(())
@@ -424,12 +426,16 @@ fn tenant(common: &Common, command: TenantCommand, output: &Output) -> Result<()
 fn scrub(common: &Common, output: &Output) -> Result<(), Failure> {
     let done = ask(common, Call::Scrub {}, output)?;
     let count = |field: &str| done[field].as_array().map_or(0, Vec::len);
-    let (bad, unchecked) = (count("bad"), count("unchecked"));
+    let (repaired, bad, unchecked) = (count("repaired"), count("bad"), count("unchecked"));
     output.answer(&done, |o| {
         let bytes = human_bytes(done["bytes"].as_u64().unwrap_or_default());
         o.say(&format!("{} copies of {} versions checked, {bytes}", done["copies"], done["versions"]));
         let columns = [("SITE", "site"), ("BUCKET", "bucket"), ("KEY", "key"), ("WHY", "why")];
-        for (what, field, number) in [("not what was written", "bad", bad), ("not checked", "unchecked", unchecked)] {
+        for (what, field, number) in [
+            ("repaired from another copy", "repaired", repaired),
+            ("not what was written", "bad", bad),
+            ("not checked", "unchecked", unchecked),
+        ] {
             if number > 0 {
                 o.heading(what);
                 o.table(&done[field], &columns);

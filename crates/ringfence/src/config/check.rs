@@ -82,6 +82,14 @@ fn one_site(i: usize, site: &Site) -> Check {
     if site.timeout_s == 0 {
         return wrong_at(i, "timeout_s", "a timeout of 0 fails every call".to_owned(), "30 is the default");
     }
+    if site.failures_max == 0 {
+        let message = "0 failures would rest a site that works".to_owned();
+        return wrong_at(i, "failures_max", message, "5 is the default");
+    }
+    if site.rest_s == 0 || site.rest_max_s < site.rest_s {
+        let message = format!("rests go from {} s to {} s", site.rest_s, site.rest_max_s);
+        return wrong_at(i, "rest_s", message, "at least 1, and not above `rest_max_s`; 5 and 60 are the defaults");
+    }
     let (needs, knows): (&[&str], &[&str]) = match site.type_ {
         SiteType::Directory => (&["path"], &["path"]),
         SiteType::S3 => (

@@ -80,11 +80,7 @@ impl Act {
         let current = self.at.catalog().locate(&bucket.id, &key, None)?;
         let replaced = current.as_ref().map(|version| &version.label);
         self.may_lower(&ask, &labelled.label, &labelled.inherited, replaced, &[]).map_err(Refused::denied)?;
-        let placement = self
-            .at
-            .engine
-            .place(&self.caller, ask.clone(), object.clone())
-            .map_err(|denial| Refused::denied(denial.into()))?;
+        let (placement, permit) = self.place(permit, ask.clone(), object.clone())?;
         let sealer = self.at.vault.sealer(&permit, object.clone())?;
         let id = self.at.store.new_id();
         let version = Version {
@@ -314,13 +310,16 @@ impl Act {
     /// of the refusal.
     async fn give_up(&self, bucket: &Bucket, upload: &Upload, refused: Refused) -> Refused {
         let ask = self.ask_upload("s3:AbortMultipartUpload", bucket, upload);
+        let parts = self.at.catalog().list_parts(&upload.id, 0, limits::PART_NUMBER_MAX as usize).unwrap_or_default();
+        let ids: Vec<UploadId> = parts.iter().map(|row| row.part.upload).collect();
         let given_up = match self.may::<Delete>(ask) {
             Ok(permit) => self.at.store.abort_upload(permit, upload.id).await.map_err(|e| e.to_string()),
             Err(refused) => Err(refused.reason),
         };
         match given_up {
             Ok(_) => {
-                if let Err(error) = self.at.store.erase_due(0).await {
+                // Nobody reads parts, and the grace of everything else stands.
+                if let Err(error) = self.at.store.erase_now(&ids, &upload.sites).await {
                     tracing::error!(
                         "parts of upload {} that may no longer be where they are were not erased yet: {error}",
                         upload.id

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use ringfence_access::permit::Write;
-use ringfence_access::{Ask, Permit};
-use ringfence_format::names::Label;
+use ringfence_access::{Ask, Permit, Placement};
+use ringfence_format::names::{Label, ObjectVersion};
 use ringfence_format::record::Seq;
 use ringfence_format::redo::{Pairs, Part, Version};
 use ringfence_log::Recorded;
@@ -90,11 +90,7 @@ impl Act {
         early(&new.conditions, current.as_deref())?;
 
         // 2. Place: P1 holds from the first byte.
-        let placement = self
-            .at
-            .engine
-            .place(&self.caller, ask.clone(), object.clone())
-            .map_err(|denial| Refused::denied(denial.into()))?;
+        let (placement, permit) = self.place(permit, ask.clone(), object.clone())?;
 
         // 3. Seal and store as it comes.
         let sealer = self.at.vault.sealer(&permit, object)?;
@@ -141,6 +137,24 @@ impl Act {
         Ok(Put { version, seq: committed.index() })
     }
 
+    /// Chooses the sites, of those policy allows the ones that can be used now.
+    /// The record says which were passed over.
+    pub(super) fn place(
+        &self,
+        permit: Permit<Write>,
+        ask: Ask,
+        object: ObjectVersion,
+    ) -> Result<(Placement, Permit<Write>), Refused> {
+        let placed = self.at.engine.place(&self.caller, ask, object);
+        let placement = placed.map_err(|denial| Refused::denied(denial.into()))?;
+        let (placement, passed_over) = self.at.store.place_now(placement)?;
+        if passed_over.is_empty() {
+            return Ok((placement, permit));
+        }
+        let why: Vec<String> = passed_over.iter().map(|(site, why)| format!("site `{site}`: {why}")).collect();
+        Ok((placement, permit.record(|resource| resource.detail = Some(format!("passed over {}", why.join("; "))))))
+    }
+
     /// Decided anew by the commit thread: the key, the policies, and, against
     /// the version that is replaced by then, the lowering of its label.
     pub(super) fn write_authority(
@@ -163,7 +177,7 @@ impl Act {
     }
 
     /// Asked by the commit thread where the policies changed meanwhile.
-    pub(super) fn place_again(&self, placement: ringfence_access::Placement) -> ringfence_store::PlaceAgain {
+    pub(super) fn place_again(&self, placement: Placement) -> ringfence_store::PlaceAgain {
         let engine = self.at.engine.clone();
         Box::new(move || engine.renew_placement(placement).map_err(Box::new))
     }

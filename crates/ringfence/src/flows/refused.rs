@@ -4,7 +4,7 @@ use ringfence_access::Denial;
 use ringfence_db::DbError;
 use ringfence_format::record::{Core, Decision, Op, Phase, Record, Resource, Seq, Subject, TimeUs};
 use ringfence_log::{Entry, LogError};
-use ringfence_store::{CommitError, Conflict, FetchError, PutError};
+use ringfence_store::{CommitError, Conflict, FetchError, NowhereNow, PutError};
 use ringfence_vault::VaultError;
 
 /// Why a request gets no data and changes nothing.
@@ -113,6 +113,13 @@ impl From<PutError> for Refused {
             PutError::Site(_) | PutError::NoSuchSite(_) => Self::unavailable(error),
             error => Self::ours(error),
         }
+    }
+}
+
+impl From<NowhereNow> for Refused {
+    fn from(error: NowhereNow) -> Self {
+        let message = "no place that policy allows for this object can be reached now: retry";
+        Self::inside("ServiceUnavailable", message, error)
     }
 }
 

@@ -2,11 +2,13 @@
 
 use ringfence_access::permit::{Read, Write};
 use ringfence_access::{Ask, Permit};
+use ringfence_format::names::SiteId;
 use ringfence_format::record::Seq;
 use ringfence_format::redo::{Pairs, Version};
 use ringfence_store::NewHead;
 
 use super::copy::TRIES;
+use super::raise::Raise;
 use super::{Act, Refused, Wanted};
 
 impl Act {
@@ -20,8 +22,9 @@ impl Act {
     /// Replaces the tags of an object, and with them perhaps its label, by a
     /// new head beside every copy.
     ///
-    /// A label that the sites it lies at may not hold is refused (409): moving
-    /// an object is not tagging's business.
+    /// For a label that the sites it lies at may not hold, it is sealed again
+    /// elsewhere and erased there before this returns; where that cannot be
+    /// done it is refused (409) with the reason, and nothing changed.
     pub async fn tag(
         &self,
         op: &'static str,
@@ -57,15 +60,13 @@ impl Act {
         let permit: Permit<Write> = self.may(ask.clone())?;
         self.may_lower(&ask, &labelled.label, &labelled.inherited, Some(&version.label), &[])
             .map_err(Refused::denied)?;
+        self.settle_erasure(&version).await?;
         let allowed = self.at.engine.allowed_sites(&bucket, &labelled.label);
-        if let Some(copy) = version.copies.iter().find(|copy| !allowed.contains(&copy.site)) {
-            let reason =
-                format!("label `{}` may not lie at site `{}`: put the object again", labelled.label, copy.site);
-            return Err(Refused::inside(
-                "OperationAborted",
-                "the object lies where its new label does not allow: put it again under that label",
-                reason,
-            ));
+        let sites = version.copies.iter().map(|copy| &copy.site);
+        let leaves: Vec<SiteId> = sites.filter(|site| !allowed.contains(site)).cloned().collect();
+        if !leaves.is_empty() {
+            let raise = Raise { op, bucket: &bucket, version: &version, labelled, tags, leaves };
+            return self.raise(raise, permit).await;
         }
         let head = version.head.as_ref().ok_or_else(|| Refused::new("MethodNotAllowed", "it has no tags"))?;
         let sealer = self.at.vault.resume_sealer(&permit, object, head)?.next_head();

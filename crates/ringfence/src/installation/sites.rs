@@ -19,8 +19,8 @@ use crate::config::{self, Config, SiteType};
 /// is here and has lost its marker is a disk that is not mounted, not a new site.
 const USED: &str = "sites.used";
 
-/// A site that could not be opened, and why. It is left out until the next
-/// start: what lies only there answers 503, everything else goes on.
+/// A site that could not be opened, and why. It is left out until it can be:
+/// what lies only there answers 503, everything else goes on.
 pub type LeftOut = (SiteId, String);
 
 /// Opens the sites that can be opened.
@@ -38,7 +38,7 @@ pub(super) fn open_those_there(
         match open_one(dir, site, id, used.contains(&site.id)) {
             Ok(site) => open.push(site),
             Err(failure) if failure.kind == cli::Kind::Unavailable => {
-                tracing::error!(site = %site.id, "the site is left out until the next start: {failure}");
+                tracing::error!(site = %site.id, "the site is left out until it can be opened: {failure}");
                 left_out.push((site.id.clone(), failure.message));
             }
             Err(failure) => return Err(failure),
@@ -49,6 +49,19 @@ pub(super) fn open_those_there(
     }
     let why = left_out.first().map_or("there is none", |(_, why)| why);
     Err(Failure::new(cli::Kind::Unavailable, format!("no private site can be opened: {why}")))
+}
+
+/// Opens one configured site that was left out at the start.
+pub(super) fn open_left_out(
+    dir: &Path,
+    config: &Config,
+    installation: InstallationId,
+    id: &SiteId,
+) -> Result<Site, Failure> {
+    let used = read_used(dir)?;
+    let site = config.site.iter().find(|site| site.id == *id);
+    let site = site.ok_or_else(|| Failure::internal(format!("site `{id}` is not configured")))?;
+    open_one(dir, site, installation, used.contains(id))
 }
 
 /// Opens every configured site.
@@ -132,6 +145,9 @@ fn info(site: &config::Site) -> SiteInfo {
             attempt_timeout: Duration::from_secs(site.timeout_s),
             attempts_max: site.retries.saturating_add(1),
             retry_budget: site.retry_budget,
+            failures_max: site.failures_max,
+            rest_min: Duration::from_secs(site.rest_s),
+            rest_max: Duration::from_secs(site.rest_max_s),
             ..Patience::default()
         },
         ..SiteInfo::new(site.id.clone(), kind, &site.jurisdiction, &site.provider)

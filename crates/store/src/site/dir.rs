@@ -34,9 +34,11 @@ use ringfence_format::{
     redo::PackAddr,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use super::{
     Listed, SiteError, SiteInfo, Stat, Stored, blocking, checked_name,
+    health::Health,
     pack::{Compacted, Item, PackUse, Packs},
     probe,
 };
@@ -45,6 +47,10 @@ use super::{
 pub const MARKER: &str = "ringfence-site.json";
 /// Bytes gathered before a large chunk's next piece goes to its file.
 const WRITE_BYTES: usize = 1024 * 1024;
+
+/// Threads that may wait for one directory: a disk that hangs keeps its own
+/// share of the process's blocking threads (512) and leaves the others theirs.
+const THREADS_MAX: usize = 128;
 
 /// Whether a directory without a marker may become a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +73,7 @@ struct Marker {
 /// A directory that stores sealed chunks.
 pub struct DirSite {
     pub(in crate::site) info: SiteInfo,
+    pub(in crate::site) health: Arc<Health>,
     inner: Arc<Inner>,
 }
 
@@ -79,6 +86,10 @@ struct Inner {
     /// Shards whose names are durable.
     shards: Mutex<BTreeSet<PathBuf>>,
     temp: AtomicU64,
+    /// Threads of the process that may wait for this disk.
+    threads: Arc<Semaphore>,
+    /// The bytes of [`MARKER`] when it was opened.
+    marker: Vec<u8>,
     _lock: Box<dyn LockGuard>,
 }
 
@@ -94,6 +105,7 @@ impl DirSite {
         let site = info.id.clone();
         let fail = |e: io::Error| SiteError::from_io(&site, &root.display().to_string(), &e);
         claim(&site, root, installation, first_use, &*disk)?;
+        let marker = disk.read(&root.join(MARKER)).map_err(fail)?;
         let lock = disk.lock(&root.join(MARKER)).map_err(|e| match e.kind() {
             io::ErrorKind::WouldBlock => SiteError::refused(&site, "another process uses this directory"),
             _ => fail(e),
@@ -113,9 +125,12 @@ impl DirSite {
             dirs: DirSync::default(),
             shards: Mutex::default(),
             temp: AtomicU64::new(0),
+            threads: Arc::new(Semaphore::new(THREADS_MAX)),
+            marker,
             _lock: lock,
         };
-        Ok(Self { info, inner: Arc::new(inner) })
+        let health = Health::new(&info.id, &info.patience, true);
+        Ok(Self { info, health, inner: Arc::new(inner) })
     }
 
     /// Where it lies.
@@ -129,12 +144,12 @@ impl DirSite {
 
     pub(in crate::site) async fn usage(&self) -> Result<Vec<PackUse>, SiteError> {
         let inner = self.inner.clone();
-        blocking(move || inner.packs.usage()).await
+        self.inner.work(move || inner.packs.usage()).await
     }
 
     pub(in crate::site) async fn remove_pack(&self, compacted: Compacted) -> Result<(), SiteError> {
         let inner = self.inner.clone();
-        blocking(move || inner.packs.remove(compacted)).await
+        self.inner.work(move || inner.packs.remove(compacted)).await
     }
 
     /// Small items go to the packs together, large ones to files of their own.
@@ -163,12 +178,19 @@ impl DirSite {
         Ok(stored)
     }
 
+    /// What any healthy directory does.
+    pub(in crate::site) async fn touch(&self) -> Result<(), SiteError> {
+        let inner = self.inner.clone();
+        self.inner.work(move || inner.is_here()).await
+    }
+
     pub(in crate::site) async fn begin(&self, name: String) -> Result<DirWriter, SiteError> {
         let inner = self.inner.clone();
         let number = inner.temp.fetch_add(1, Ordering::Relaxed);
         let temp = inner.root.join("tmp").join(number.to_string());
         let (i, t) = (inner.clone(), temp.clone());
-        let file = blocking(move || i.disk.create(&t)).await.map_err(|e| inner.io(&name, &e))?;
+        let file = self.inner.work(move || i.disk.create(&t)).await.map_err(|e| inner.io(&name, &e));
+        let file = inner.unless_gone(file)?;
         Ok(DirWriter {
             temp: Temp { inner, path: temp },
             name,
@@ -195,34 +217,39 @@ impl DirSite {
             }
         }
         let (inner, name) = (self.inner.clone(), name.to_owned());
-        blocking(move || match at {
+        let read = move || match at {
             Some(at) => inner.packs.read(&name, at, range.unwrap_or(0..u64::from(at.len))),
             None => inner.read(&name, range),
-        })
-        .await
+        };
+        let inner = self.inner.clone();
+        self.inner.work(move || inner.unless_gone(read())).await
     }
 
     pub(in crate::site) async fn delete_many(&self, items: Vec<(String, Option<PackAddr>)>) -> Result<(), SiteError> {
         let inner = self.inner.clone();
-        blocking(move || {
+        let erase = move || {
+            // What is not there counts as erased: only of a disk that is.
+            inner.is_here()?;
             let (packed, files): (Vec<_>, Vec<_>) = items.into_iter().partition(|(_, at)| at.is_some());
             let packed: Vec<_> = packed.into_iter().filter_map(|(name, at)| Some((name, at?))).collect();
             inner.packs.erase(&packed)?;
-            inner.unlink_all(files.into_iter().map(|(name, _)| name))
-        })
-        .await
+            inner.unlink_all(files.into_iter().map(|(name, _)| name))?;
+            inner.is_here()
+        };
+        self.inner.work(erase).await
     }
 
     pub(in crate::site) async fn stat(&self, name: &str, at: Option<PackAddr>) -> Result<Stat, SiteError> {
         let (inner, name) = (self.inner.clone(), name.to_owned());
-        blocking(move || match at {
+        let stat = move || match at {
             Some(at) => inner.packs.check(&name, at).map(|()| Stat { len: u64::from(at.len) }),
             None => {
                 let file = inner.disk.open_read(&inner.path(&name)).map_err(|e| inner.io(&name, &e))?;
                 Ok(Stat { len: file.len().map_err(|e| inner.io(&name, &e))? })
             }
-        })
-        .await
+        };
+        let inner = self.inner.clone();
+        self.inner.work(move || inner.unless_gone(stat())).await
     }
 
     pub(in crate::site) fn lister(&self, prefix: String) -> DirLister {
@@ -236,6 +263,35 @@ impl DirSite {
 }
 
 impl Inner {
+    /// Runs `f` on a thread that may wait for this disk.
+    async fn work<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> T {
+        let held = self.threads.clone().acquire_owned().await.expect("never closed");
+        blocking(move || {
+            // Until the work really ends, however long ago its caller left.
+            let _held = held;
+            f()
+        })
+        .await
+    }
+
+    /// Whether the directory is still the one that was opened: a disk that was
+    /// taken away leaves an empty mount point behind.
+    fn is_here(&self) -> Result<(), SiteError> {
+        let gone = |why: &dyn std::fmt::Display| {
+            SiteError::refused(&self.site, format!("its {MARKER} cannot be read: is its disk mounted? ({why})"))
+        };
+        let found = self.disk.read(&self.root.join(MARKER)).map_err(|e| gone(&e))?;
+        if found == self.marker { Ok(()) } else { Err(gone(&"it changed")) }
+    }
+
+    /// That something is not there is believed of a disk that is.
+    fn unless_gone<T>(&self, result: Result<T, SiteError>) -> Result<T, SiteError> {
+        match result {
+            Err(error) if error.is_not_found() => self.is_here().and(Err(error)),
+            other => other,
+        }
+    }
+
     fn io(&self, name: &str, error: &io::Error) -> SiteError {
         SiteError::from_io(&self.site, name, error)
     }
@@ -386,7 +442,9 @@ impl DirWriter {
         let (file, at) = (self.file.clone(), self.len);
         let pieces = std::mem::take(&mut self.gathered);
         self.len += std::mem::take(&mut self.gathered_len) as u64;
+        let held = self.temp.inner.threads.clone().acquire_owned().await.expect("never closed");
         self.writing = Some(tokio::task::spawn_blocking(move || {
+            let _held = held;
             let whole = match &pieces[..] {
                 [one] => one.clone(),
                 many => many.concat().into(),
@@ -409,11 +467,12 @@ impl DirWriter {
         }
         self.settle().await?;
         let Self { name, file, temp, .. } = self;
-        blocking(move || {
+        let inner = temp.inner.clone();
+        let publish = move || {
             let done = temp.inner.publish(&temp.path, &*file, &name);
-            done.map_err(|e| temp.inner.io(&name, &e))
-        })
-        .await?;
+            temp.inner.unless_gone(done.map_err(|e| temp.inner.io(&name, &e)))
+        };
+        inner.work(publish).await?;
         Ok(Stored { at: None })
     }
 }
@@ -514,16 +573,18 @@ enum Todo {
 
 impl DirLister {
     pub async fn next_page(mut self) -> Result<Option<(Self, Vec<Listed>)>, SiteError> {
-        blocking(move || {
+        let inner = self.inner.clone();
+        let next = move || {
             while let Some(todo) = self.todo.pop() {
                 let page = self.visit(todo)?;
                 if !page.is_empty() {
                     return Ok(Some((self, page)));
                 }
             }
+            self.inner.is_here()?;
             Ok(None)
-        })
-        .await
+        };
+        inner.work(next).await
     }
 
     fn visit(&mut self, todo: Todo) -> Result<Vec<Listed>, SiteError> {

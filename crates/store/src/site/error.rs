@@ -28,6 +28,22 @@ pub enum SiteError {
         /// In one clause.
         why: String,
     },
+    /// It answered that it has too much to do, after its own retries. The same
+    /// call may succeed later.
+    #[error("site `{site}` has too many requests: retry later")]
+    Busy {
+        /// Where.
+        site: SiteId,
+    },
+    /// It failed several times in a row and is not asked until a trial of ours
+    /// succeeds. Nothing was sent. Take another copy, or place elsewhere.
+    #[error("site `{site}` rests after failures ({why}): it is tried again by itself, see `ringfence site list`")]
+    Resting {
+        /// Where.
+        site: SiteId,
+        /// What its last failure said.
+        why: String,
+    },
     /// No space, or over quota. Nothing was written.
     #[error("site `{site}` is full: free space there or place new objects elsewhere, then retry")]
     Full {
@@ -55,7 +71,7 @@ pub enum SiteError {
         why: String,
     },
     /// No answer in time. A write may have happened all the same.
-    #[error("site `{site}` did not answer within {after_ms} ms: retry, or raise `timeout_ms` of the site")]
+    #[error("site `{site}` did not answer within {after_ms} ms: retry, or raise `timeout_s` of the site")]
     Timeout {
         /// Where.
         site: SiteId,
@@ -75,7 +91,32 @@ pub enum SiteError {
 impl SiteError {
     /// Whether the same call may succeed later without anybody's help.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Retryable { .. } | Self::Timeout { .. })
+        matches!(self, Self::Retryable { .. } | Self::Busy { .. } | Self::Timeout { .. })
+    }
+
+    /// Whether a write had better be placed elsewhere for now.
+    pub(in crate::site) fn speaks_against_writes(&self) -> bool {
+        match self {
+            Self::Full { .. } | Self::Retryable { .. } | Self::Config { .. } => true,
+            // A taken name says nothing of other names.
+            Self::Refused { why, .. } => why != super::probe::NAME_TAKEN,
+            _ => false,
+        }
+    }
+
+    /// In one clause, without the name of the site and the next step.
+    pub(in crate::site) fn why(&self) -> String {
+        match self {
+            Self::Retryable { why, .. }
+            | Self::Resting { why, .. }
+            | Self::Refused { why, .. }
+            | Self::Corrupt { why, .. }
+            | Self::Config { why, .. } => why.clone(),
+            Self::Timeout { after_ms, .. } => format!("no answer within {after_ms} ms"),
+            Self::NotFound { .. } => "not there".to_owned(),
+            Self::Busy { .. } => "too many requests".to_owned(),
+            Self::Full { .. } => "full".to_owned(),
+        }
     }
 
     /// Whether another copy should be tried: the bytes are not to be had here.
@@ -139,6 +180,8 @@ mod tests {
             SiteError::not_found(&site, "x"),
             SiteError::retryable(&site, "line one\nline two"),
             SiteError::Full { site: site.clone() },
+            SiteError::Busy { site: site.clone() },
+            SiteError::Resting { site: site.clone(), why: "no answer".to_owned() },
             SiteError::refused(&site, "no permission"),
             SiteError::corrupt(&site, "x", "too short"),
             SiteError::timeout(&site, Duration::from_secs(3)),

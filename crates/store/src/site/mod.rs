@@ -26,6 +26,7 @@ pub mod contract;
 mod crashes;
 mod dir;
 mod error;
+mod health;
 mod pack;
 pub mod probe;
 pub mod quirks;
@@ -35,7 +36,7 @@ mod secret;
 use std::{collections::BTreeMap, fmt, ops::Range, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use ringfence_db::disk::Disk;
+use ringfence_db::{clock::Clock, disk::Disk};
 use ringfence_format::{
     envelope::{Fetched, Sealed},
     limits,
@@ -46,6 +47,7 @@ use ringfence_format::{
 pub use self::{
     dir::{DirSite, FirstUse, MARKER},
     error::SiteError,
+    health::{Breaker, HealthReport},
     pack::{Compacted, Moved, PACK_BYTES_MAX, PackEntry, PackUse},
     remote::{RemoteConfig, RemoteSite, Service},
     secret::{SecretRef, SiteCredential},
@@ -121,6 +123,12 @@ pub struct Patience {
     pub retry_budget: u32,
     /// Operations under way at once; more wait.
     pub concurrency_max: u32,
+    /// Failures in a row after which the site is given a rest.
+    pub failures_max: u32,
+    /// First rest; doubles with each failed trial.
+    pub rest_min: Duration,
+    /// Longest rest.
+    pub rest_max: Duration,
 }
 
 impl Default for Patience {
@@ -132,6 +140,9 @@ impl Default for Patience {
             backoff_max: Duration::from_secs(5),
             retry_budget: 100,
             concurrency_max: 64,
+            failures_max: 5,
+            rest_min: Duration::from_secs(5),
+            rest_max: Duration::from_secs(60),
         }
     }
 }
@@ -211,6 +222,60 @@ impl Site {
         &self.info().id
     }
 
+    /// How it has done lately.
+    pub fn health(&self) -> HealthReport {
+        self.breaker().report()
+    }
+
+    /// Whether it is asked at all; see [`Breaker`].
+    pub fn is_asked(&self) -> bool {
+        self.breaker().is_asked()
+    }
+
+    /// Whether a new write may be placed here: it neither rests nor is full.
+    pub fn takes_writes(&self) -> bool {
+        self.breaker().takes_writes()
+    }
+
+    /// The clock that rests go by; the machine's where none is given. The
+    /// store hands its own over.
+    pub fn keep_time(&self, clock: Arc<dyn Clock>) {
+        self.breaker().keep_time(clock);
+    }
+
+    /// Asks it again although it rests, because an operator wants to know.
+    pub fn ask_again(&self) {
+        self.breaker().close();
+    }
+
+    /// Tries the site out if its rest is over; call it every second or so.
+    /// Returns when the trial has ended: at a file system that hangs, that may
+    /// be never, and there is no other trial meanwhile.
+    pub async fn try_again(&self, installation: InstallationId) {
+        if !self.breaker().begin_trial() {
+            return;
+        }
+        let tried = match self {
+            Self::Dir(dir) => dir.touch().await,
+            Self::Remote(remote) => remote.touch(&format!("{installation}/p/")).await,
+        };
+        self.breaker().end_trial(tried.as_ref().err());
+    }
+
+    /// Notes that a reader did not wait for it any longer than `after`.
+    pub(crate) fn too_slow(&self, after: Duration) -> SiteError {
+        let error = SiteError::timeout(self.id(), after);
+        self.breaker().note(Some(&error));
+        error
+    }
+
+    fn breaker(&self) -> &health::Health {
+        match self {
+            Self::Dir(dir) => &dir.health,
+            Self::Remote(remote) => &remote.health,
+        }
+    }
+
     /// Stores one thing; durable when this returns.
     ///
     /// After `Retryable` or `Timeout` it may be there all the same: call again
@@ -251,12 +316,18 @@ impl Site {
     pub async fn begin(&self, name: &str) -> Result<ChunkWriter, SiteError> {
         checked_name(self.id(), name)?;
         let to = match self {
-            Self::Dir(dir) => WriteTo::Dir(self.in_time(dir.begin(name.to_owned())).await?),
+            Self::Dir(dir) => WriteTo::Dir {
+                writer: self.in_time(dir.begin(name.to_owned())).await?,
+                site: self.id().clone(),
+                wait: self.info().patience.attempt_timeout,
+                health: dir.health.clone(),
+            },
             Self::Remote(remote) => {
+                remote.health.admit()?;
                 WriteTo::Remote { remote: remote.clone(), name: name.to_owned(), parts: Vec::new(), len: 0 }
             }
         };
-        Ok(ChunkWriter { to, site: self.id().clone(), wait: self.info().patience.attempt_timeout })
+        Ok(ChunkWriter { to })
     }
 
     /// Bytes `range` of what is stored under `name`, or all of it: exactly as
@@ -351,7 +422,8 @@ impl Site {
     /// A disk behind a network can hang. What hangs may still happen; whoever
     /// asked is told that it did not in time.
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, SiteError>>) -> Result<T, SiteError> {
-        in_time(self.id(), self.info().patience.attempt_timeout, work).await
+        let work = in_time(self.id(), self.info().patience.attempt_timeout, work);
+        self.breaker().watch(work).await
     }
 
     /// Stores `bytes` only if the name is free, where the site has a way to
@@ -385,12 +457,10 @@ impl fmt::Debug for Site {
 #[must_use = "nothing is stored before `finish`"]
 pub struct ChunkWriter {
     to: WriteTo,
-    site: SiteId,
-    wait: Duration,
 }
 
 enum WriteTo {
-    Dir(dir::DirWriter),
+    Dir { writer: dir::DirWriter, site: SiteId, wait: Duration, health: Arc<health::Health> },
     Remote { remote: RemoteSite, name: String, parts: Vec<Bytes>, len: usize },
 }
 
@@ -402,7 +472,9 @@ impl ChunkWriter {
 
     async fn write_bytes(&mut self, piece: Bytes) -> Result<(), SiteError> {
         match &mut self.to {
-            WriteTo::Dir(writer) => in_time(&self.site, self.wait, writer.write(piece)).await,
+            WriteTo::Dir { writer, site, wait, health } => {
+                health.watch(in_time(site, *wait, writer.write(piece))).await
+            }
             WriteTo::Remote { remote, parts, len, .. } => {
                 *len += piece.len();
                 if *len > limits::CHUNK_BYTES_MAX {
@@ -417,7 +489,7 @@ impl ChunkWriter {
     /// Stores it; durable when this returns.
     pub async fn finish(self) -> Result<Stored, SiteError> {
         match self.to {
-            WriteTo::Dir(writer) => in_time(&self.site, self.wait, writer.finish()).await,
+            WriteTo::Dir { writer, site, wait, health } => health.watch(in_time(&site, wait, writer.finish())).await,
             WriteTo::Remote { remote, name, parts, .. } => remote.put(&name, parts).await,
         }
     }

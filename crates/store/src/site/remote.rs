@@ -22,8 +22,8 @@ use ringfence_format::limits;
 use tokio::sync::Semaphore;
 
 use super::{
-    Listed, Patience, SiteCredential, SiteError, SiteInfo, Stat, Stored, checked_name, pack::Item, probe, quirks,
-    secret::Kind,
+    Listed, Patience, SiteCredential, SiteError, SiteInfo, Stat, Stored, checked_name, health::Health, pack::Item,
+    probe, quirks, secret::Kind,
 };
 
 /// Ciphertext has no type; some services fail where none is given.
@@ -63,6 +63,7 @@ pub struct RemoteConfig {
 #[derive(Clone)]
 pub struct RemoteSite {
     pub(in crate::site) info: Arc<SiteInfo>,
+    pub(in crate::site) health: Arc<Health>,
     op: Operator,
     quirks: &'static quirks::Quirks,
     room: Arc<Semaphore>,
@@ -86,7 +87,8 @@ impl RemoteSite {
         let op = operator(config, quirks, credential).map_err(|e| SiteError::config(&info.id, e.message()))?;
         let room = Arc::new(Semaphore::new(info.patience.concurrency_max.max(1) as usize));
         let budget = Arc::new(Budget::new(info.patience.retry_budget));
-        Ok(Self { info: Arc::new(info), op, quirks, room, budget })
+        let health = Health::new(&info.id, &info.patience, false);
+        Ok(Self { info: Arc::new(info), health, op, quirks, room, budget })
     }
 
     pub(in crate::site) async fn put(&self, name: &str, parts: Vec<Bytes>) -> Result<Stored, SiteError> {
@@ -154,6 +156,22 @@ impl RemoteSite {
         stream::iter(deletes).buffer_unordered(self.concurrency()).try_collect().await
     }
 
+    /// One request that any healthy site answers: the beginning of a listing.
+    pub(in crate::site) async fn touch(&self, prefix: &str) -> Result<(), SiteError> {
+        let wait = self.info.patience.attempt_timeout;
+        let look = async {
+            let mut lister = self.op.lister_with(prefix).limit(1).await?;
+            lister.try_next().await.map(drop)
+        };
+        match tokio::time::timeout(wait, look).await {
+            Ok(Ok(())) => Ok(()),
+            // Of a prefix: of a bucket it would be what `sort` makes of it.
+            Ok(Err(e)) if e.kind() == ErrorKind::NotFound && !e.to_string().contains("NoSuchBucket") => Ok(()),
+            Ok(Err(e)) => Err(self.sort(prefix, &e)),
+            Err(_) => Err(SiteError::timeout(&self.info.id, wait)),
+        }
+    }
+
     pub(in crate::site) fn lister(&self, prefix: String) -> RemoteLister {
         RemoteLister { site: self.clone(), prefix, lister: None }
     }
@@ -168,17 +186,25 @@ impl RemoteSite {
     where
         F: Future<Output = opendal::Result<T>>,
     {
+        // Before and after the queue: what waits behind calls that all time out
+        // is told so as soon as the site is given a rest.
+        self.health.admit()?;
         let _room = self.room.acquire().await.expect("never closed");
         let patience = self.info.patience;
         for tried in 1.. {
+            self.health.admit()?;
             let error = match tokio::time::timeout(patience.attempt_timeout, attempt()).await {
                 Ok(Ok(value)) => {
                     self.budget.earn();
+                    self.health.note(None);
                     return Ok(value);
                 }
                 Ok(Err(e)) => self.sort(name, &e),
                 Err(_) => SiteError::timeout(&self.info.id, patience.attempt_timeout),
             };
+            // Each attempt counts, so that a dead site is known by its first
+            // calls and not after their patience.
+            self.health.note(Some(&error));
             let over = tried >= patience.attempts_max || !error.is_retryable() || !self.budget.spend();
             if over {
                 return Err(error);
@@ -201,7 +227,7 @@ impl RemoteSite {
             }
             ErrorKind::PermissionDenied => SiteError::refused(site, "permission denied"),
             ErrorKind::ConfigInvalid => SiteError::config(site, error.message()),
-            ErrorKind::RateLimited => SiteError::retryable(site, "too many requests"),
+            ErrorKind::RateLimited => SiteError::Busy { site: site.clone() },
             _ if quirks::means_full(&text) => SiteError::Full { site: site.clone() },
             // Whatever an unknown failure is, the next attempt may find out more.
             ErrorKind::Unexpected | ErrorKind::Conflict => SiteError::retryable(site, outside(error)),

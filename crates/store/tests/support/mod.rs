@@ -18,7 +18,7 @@ use ringfence_access::{
 };
 use ringfence_db::clock::{Clock, ManualClock};
 use ringfence_db::disk::RealDisk;
-use ringfence_format::envelope::{DataKey, Fetched, PartSealer, RangeOpener, Sealed};
+use ringfence_format::envelope::{DataKey, Fetched, PartSealer, PartVerifier, RangeOpener, Sealed};
 use ringfence_format::head::{self, KekId};
 use ringfence_format::leaf::{Group, Hash, SealedRecord, commit, group_bytes, salt};
 use ringfence_format::names::{
@@ -32,8 +32,8 @@ use ringfence_format::redo::{
 use ringfence_log::{Log, OpenError, Options, Recorded, SealError, SealRecord, SignCheckpoint};
 use ringfence_store::site::{FirstUse, Site, SiteInfo, SiteKind};
 use ringfence_store::{
-    Authority, Commit, CommitError, CompleteUpload, Conditions, Copies, DeleteTarget, OpenHead, OpenedHead, Parts,
-    PutError, PutPart, PutVersion, StartError, Store,
+    Authenticate, Authority, Commit, CommitError, CompleteUpload, Conditions, Copies, DeleteTarget, OpenHead,
+    OpenedHead, PartCheck, Parts, PutError, PutPart, PutVersion, StartError, Store,
 };
 
 /// The year 2033.
@@ -369,7 +369,7 @@ impl World {
 
     pub async fn delete(&self, bucket: &Bucket, names: &[&str]) -> Result<Recorded<Commit>, CommitError> {
         let permit: Permit<Delete> = self.permit(self.ask("s3:DeleteObject", bucket, names[0], "internal"));
-        let target = |name: &&str| DeleteTarget { key: key(name), version: None, if_match: None };
+        let target = |name: &&str| DeleteTarget { key: key(name), version: None, if_match: None, label: None };
         self.store.delete_versions(permit, bucket.id, names.iter().map(target).collect()).await
     }
 
@@ -579,4 +579,60 @@ pub fn data(len: usize, seed: u8) -> Vec<u8> {
 
 pub fn bytes(data: &[u8]) -> Bytes {
     Bytes::copy_from_slice(data)
+}
+
+/// What the vault does for a scrub. With an engine, it lets copies be repaired
+/// where policy allows.
+pub struct Vault(pub Option<Arc<Engine>>);
+
+struct Check(PartVerifier);
+
+impl PartCheck for Check {
+    fn push(&mut self, bytes: &Fetched) -> Result<(), String> {
+        self.0.push(bytes).map_err(|e| e.to_string())
+    }
+    fn verify(&mut self, chunk: Fetched) -> Result<Sealed, String> {
+        self.0.verify(chunk).map_err(|e| e.to_string())
+    }
+    fn finish(self: Box<Self>) -> Result<(), String> {
+        self.0.finish().map_err(|e| e.to_string())
+    }
+}
+
+pub fn key_of(version: &Version) -> DataKey {
+    data_key(&object_of(version))
+}
+
+pub fn object_of(version: &Version) -> ObjectVersion {
+    ObjectVersion { realm: realm(), tenant: tenant(), bucket: version.bucket, version: version.uid }
+}
+
+impl Authenticate for Vault {
+    fn part(&self, version: &Version, part: &Part) -> Result<Box<dyn PartCheck>, String> {
+        let verifier = PartVerifier::new(&key_of(version), part).map_err(|e| e.to_string())?;
+        Ok(Box::new(Check(verifier)))
+    }
+    fn head(&self, version: &Version, fetched: &Fetched) -> Result<(), String> {
+        let manifest = head::open(&key_of(version), 1, fetched).map_err(|e| e.to_string())?;
+        (manifest.version.uid == version.uid).then_some(()).ok_or_else(|| "another version's head".to_owned())
+    }
+    fn sealed_head(&self, version: &Version, fetched: Fetched) -> Result<Sealed, String> {
+        self.head(version, &fetched)?;
+        Ok(head::verify(&key_of(version), 1, fetched).map_err(|e| e.to_string())?.1)
+    }
+    fn place(&self, version: &Version, site: &SiteId) -> Result<Placement, String> {
+        let engine = self.0.as_ref().ok_or("policy was not asked in this test")?;
+        let bucket = Bucket {
+            id: version.bucket,
+            name: BucketName::parse("first").unwrap(),
+            tenant: tenant(),
+            created_ms: 1,
+            pin: None,
+            tags: Vec::new(),
+        };
+        let ask = Ask::on_object("system:Repair", &bucket, &version.key, &version.label);
+        let system = ringfence_access::caller::system("repair");
+        let placed = engine.place_at(&system, ask, object_of(version), std::slice::from_ref(site));
+        placed.map_err(|denial| denial.reason().to_owned())
+    }
 }
