@@ -99,6 +99,12 @@ pub struct Log {
     /// Space the log may take, in MiB. At 80 % it warns; when it is used up,
     /// writes stop first, then reads; deletes and revocations have a reserve.
     pub budget_mib: u64,
+    /// Days after which the fields of access records (what clients did and were
+    /// refused) go; 0 keeps them for ever. What is needed to rebuild the
+    /// catalogue stays, and so does the proof that there was a record.
+    pub keep_access_days: u32,
+    /// The same for control-plane records: what the operator and Ringfence did.
+    pub keep_control_days: u32,
 }
 
 /// `[keys]`
@@ -278,6 +284,8 @@ pub struct Background {
     pub scrub_mib_per_s: u64,
     /// Days after which a multipart upload that nobody completed is aborted.
     pub abort_uploads_days: u32,
+    /// Seconds between two rounds of the log's retention.
+    pub trim_every_s: u64,
 }
 
 impl Default for S3 {
@@ -292,7 +300,7 @@ impl Default for Admin {
 }
 impl Default for Log {
     fn default() -> Self {
-        Self { budget_mib: 64 * 1024 }
+        Self { budget_mib: 64 * 1024, keep_access_days: 90, keep_control_days: 730 }
     }
 }
 impl Default for Keys {
@@ -313,7 +321,13 @@ impl Default for Policy {
 }
 impl Default for Background {
     fn default() -> Self {
-        Self { sweep_every_s: 60, scrub_every_s: 7 * 24 * 3600, scrub_mib_per_s: 50, abort_uploads_days: 7 }
+        Self {
+            sweep_every_s: 60,
+            scrub_every_s: 7 * 24 * 3600,
+            scrub_mib_per_s: 50,
+            abort_uploads_days: 7,
+            trim_every_s: 24 * 3600,
+        }
     }
 }
 fn default_realm() -> Realm {

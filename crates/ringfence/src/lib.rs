@@ -8,10 +8,12 @@ mod admin;
 mod background;
 mod cli;
 mod config;
+mod erasure;
 mod flows;
 #[doc(hidden)]
 pub mod fuzz;
 mod installation;
+mod retention;
 mod s3;
 mod serve;
 mod telemetry;

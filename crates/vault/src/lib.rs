@@ -21,7 +21,7 @@ mod tests;
 mod vault;
 
 pub use error::VaultError;
-pub use evidence::Evidence;
+pub use evidence::{Evidence, EvidenceMonth, Month};
 pub use open::{Opener, PartOpener, Plaintext, Verifier};
 pub use provider::file::Unlock;
 pub use rotate::Retiring;

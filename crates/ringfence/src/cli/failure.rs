@@ -66,6 +66,12 @@ impl Failure {
     }
 }
 
+impl From<ringfence_log::LogError> for Failure {
+    fn from(error: ringfence_log::LogError) -> Self {
+        Self::new(Kind::Unavailable, error)
+    }
+}
+
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         let mut failure = Self::new(Kind::Configuration, &error);
