@@ -35,6 +35,7 @@ pub async fn run(installation: Arc<Installation>, stopping: Stopping) {
     let seconds = Duration::from_secs;
     let b = installation.config().background.clone();
     tokio::join!(
+        crate::watch::run(&installation, stopping.clone()),
         every(ERASE_EVERY, "erase", &stopping, || erase(&installation)),
         every(NOISE_EVERY, "noise", &stopping, || noise(&installation)),
         every(seconds(b.sweep_every_s), "sweep", &stopping, || sweep(&installation)),

@@ -270,6 +270,10 @@ pub struct PlacementRule {
 pub struct Policy {
     /// The Cedar policies, relative to the data directory.
     pub file: PathBuf,
+    /// Whether a running server puts the file in force when it is edited, after
+    /// recording its diff and whose file it is. Without, only `policy apply`
+    /// and the next start do.
+    pub watch: bool,
 }
 
 /// `[background]`
@@ -316,7 +320,7 @@ impl Default for Labels {
 }
 impl Default for Policy {
     fn default() -> Self {
-        Self { file: PathBuf::from("policy.cedar") }
+        Self { file: PathBuf::from("policy.cedar"), watch: true }
     }
 }
 impl Default for Background {

@@ -38,7 +38,7 @@ use crate::config::{self, Config};
 
 pub use credentials::{CredentialsFile, NewKey};
 pub use lock::DataDir;
-pub use policies::{IN_FORCE, keep_policies, read_set};
+pub use policies::{IN_FORCE, read_set};
 pub use recovery::recover;
 pub use sites::LeftOut;
 
@@ -133,7 +133,7 @@ impl Installation {
         let store = Store::open(&path.join(CATALOG), parts).await.map_err(|e| Failure::new(Kind::Unavailable, e))?;
         sites::remember(&path, store.sites().map(|site| site.id().clone()))?;
         let labels = Arc::new(label_rules(&config)?);
-        let engine = Arc::new(policies::start(&path, &config, &store).await?);
+        let engine = Arc::new(policies::start(&path, &config, &store, &log, &*clock).await?);
         let realm = config.realm.clone();
         let keys = Arc::new(Keys::new(key_entries(&store, &log, &realm)));
         let installation = Self {

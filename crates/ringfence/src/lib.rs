@@ -18,5 +18,6 @@ mod s3;
 mod serve;
 mod telemetry;
 mod upkeep;
+mod watch;
 
 pub use cli::run;

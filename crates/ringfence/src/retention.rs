@@ -112,9 +112,9 @@ impl Trimmer {
     /// # Errors
     /// The log or the catalogue cannot be read.
     pub async fn look(&self) -> Result<(Cut, usize), Failure> {
+        let before = self.store.settle().await.map_err(|e| cannot("read the catalogue", e))?;
         let this = self.clone();
         blocking(move || {
-            let before = this.store.catalog().next_seq().map_err(|e| cannot("read the catalogue", e))?;
             let mut round = Round::new(&this, before)?;
             let cut = this.log.look(before, |place| round.judge(place))?;
             let (moved, unused) = this.keys_due(&round.usage);

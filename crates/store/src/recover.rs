@@ -377,7 +377,11 @@ impl Recovery {
 
     fn finish(mut self) -> Result<RecoverReport, RecoverError> {
         self.begin()?;
+        let now_ms = self.now_ms;
         let (versions, unconfirmed) = self.sql(|db| {
+            // The begin of an upload may be trimmed and a part of it not; the
+            // bucket it went with did not find it.
+            crate::apply::end_parts_without_upload(db, now_ms)?;
             rows::set_meta(db, meta::RECOVERED, "recovered")?;
             Ok((
                 db.query_row("SELECT count(*) FROM version", [], |row| row.get(0))?,

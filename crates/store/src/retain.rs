@@ -99,8 +99,8 @@ impl<'a> Retain<'a> {
                 standing.unknown || standing.buckets.contains(bucket) || !standing.uploads.is_empty()
             }
             Redo::CreateUpload(upload) => is_upload(db, &upload.id)?,
-            // Chunks of a part whose upload is over are found by sweep.
-            Redo::PutPart(part) => is_upload(db, &part.upload)?,
+            // Its upload may be over and the part wait to be erased.
+            Redo::PutPart(part) => is_upload(db, &part.upload)? || is_garbage(db, KIND_CHUNKS, &part.part.upload)?,
             Redo::AbortUpload(upload) => standing.unknown || standing.uploads.contains(upload),
             Redo::BeginWrite(upload, _) => is_row(db, "SELECT 1 FROM attempt WHERE upload = ?1", upload.as_bytes())?,
             Redo::AbortWrites(uploads) => {

@@ -5,7 +5,7 @@ use ringfence_access::permit::Administer;
 use ringfence_access::{Ask, Permit};
 use ringfence_format::names::Tenant;
 use ringfence_log::Recorded;
-use ringfence_store::{CommitError, SweepMode};
+use ringfence_store::SweepMode;
 use serde_json::Value;
 
 use super::call::{Call, Progress};
@@ -170,14 +170,4 @@ pub(super) fn known_tenant(installation: &Installation, name: &str) -> Result<Te
         None => Err(Failure::new(Kind::Usage, format!("no tenant is called `{name}`"))
             .next("`ringfence tenant list` shows those there are")),
     }
-}
-
-/// A change the store did not take, for the operator.
-pub(super) fn not_committed(error: CommitError) -> Failure {
-    let kind = match &error {
-        CommitError::Conflict(_) => Kind::Usage,
-        CommitError::Denied(_) => Kind::Refused,
-        _ => Kind::Unavailable,
-    };
-    Failure::new(kind, error)
 }

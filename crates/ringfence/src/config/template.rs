@@ -94,6 +94,9 @@ copies = 1
 
 [policy]
 file = "policy.cedar"
+# Edited, it takes effect at once, after its diff is recorded; false waits for
+# `ringfence policy apply` or the next start.
+watch = true
 
 [background]
 sweep_every_s = 60
