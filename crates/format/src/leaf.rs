@@ -137,6 +137,10 @@ pub struct SealedRecord {
     /// Set where it had a redo that is gone, because nothing of it was left.
     #[n(10)]
     pub redo_gone: Option<bool>,
+    /// Where fields are gone: a MAC by who took them over what is left, so that
+    /// nobody without a key can take fields in the name of a record.
+    #[cbor(n(11), with = "minicbor::bytes")]
+    pub mark: Option<[u8; 32]>,
 }
 
 /// What becomes of a record's redo when its fields go.

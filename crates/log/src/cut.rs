@@ -91,7 +91,7 @@ pub struct Place<'a> {
 impl Place<'_> {
     /// Opened.
     pub fn record(&self) -> Result<Record, OpenError> {
-        OpenError::of_cut(self.sealed).map_or_else(|| self.inner.sealer.open(self.seq, self.sealed), Err)
+        self.inner.open_sealed(self.seq, self.sealed)
     }
 
     /// What happened, where that alone is left of it.
@@ -224,10 +224,12 @@ impl Inner {
                 SealedRecord { erased_by: Some(by), ..core_only }.with_redo(redo)
             }
         };
-        match new.entry() == sealed.entry() {
-            true => Ok(new),
-            false => Err(LogError::Broken { index: seq, what: "other than its commitments".into() }),
+        if new.entry() != sealed.entry() {
+            return Err(LogError::Broken { index: seq, what: "other than its commitments".into() });
         }
+        let bare = SealedRecord { mark: None, ..new };
+        let mark = bare.cut_by().map(|_| self.sealer.mark(seq, &bare)).transpose().map_err(unreadable)?;
+        Ok(SealedRecord { mark, ..bare })
     }
 
     /// The commit point of one segment. Who reads the old one keeps its file open.

@@ -108,16 +108,39 @@ impl Inner {
     }
 
     pub(crate) fn open_record(&self, seq: Seq, sealed: &SealedRecord) -> Result<Record, LogError> {
-        let open = OpenError::of_cut(sealed).map_or_else(|| self.sealer.open(seq, sealed), Err);
-        open.map_err(|why| LogError::Unreadable { seq, why })
+        self.open_sealed(seq, sealed).map_err(|why| LogError::Unreadable { seq, why })
+    }
+
+    pub(crate) fn open_sealed(&self, seq: Seq, sealed: &SealedRecord) -> Result<Record, OpenError> {
+        match self.gone(seq, sealed)? {
+            Some(gone) => Err(gone),
+            None => self.sealer.open(seq, sealed),
+        }
+    }
+
+    /// Whether fields of a record are gone; they are only if who took them had
+    /// the key for it.
+    fn gone(&self, seq: Seq, sealed: &SealedRecord) -> Result<Option<OpenError>, OpenError> {
+        let Some(gone) = OpenError::of_cut(sealed) else {
+            let forged = sealed.redo_gone.is_some() || sealed.mark.is_some();
+            let why = || OpenError::Corrupt("what it changed was taken in the name of no record".into());
+            return if forged { Err(why()) } else { Ok(None) };
+        };
+        let bare = SealedRecord { mark: None, ..sealed.clone() };
+        match sealed.mark == Some(self.sealer.mark(seq, &bare)?) {
+            true => Ok(Some(gone)),
+            false => Err(OpenError::Corrupt("its fields were taken by somebody without the log's keys".into())),
+        }
     }
 
     /// What a record changed, also where its fields are gone, or where only
     /// their key is.
     pub(crate) fn change(&self, seq: Seq, sealed: &SealedRecord) -> Result<Change, LogError> {
         let unreadable = |why| LogError::Unreadable { seq, why };
-        if sealed.redo_gone == Some(true) {
-            let by = sealed.cut_by().unwrap_or(seq);
+        if let Some(OpenError::Erased { by } | OpenError::Trimmed { by }) =
+            self.gone(seq, sealed).map_err(unreadable)?
+            && sealed.redo_gone == Some(true)
+        {
             return Ok(Change { time_us: None, redo: Changed::Gone { by } });
         }
         let (time_us, redo) = match self.open_record(seq, sealed) {
@@ -149,7 +172,7 @@ impl Inner {
 
     fn openings(&self, seq: Seq) -> Result<Openings, LogError> {
         let sealed = self.sealed(seq)?;
-        if sealed.cut_by().is_some() {
+        if self.gone(seq, &sealed).map_err(|why| LogError::Unreadable { seq, why })?.is_some() {
             return self.openings_left(seq, &sealed);
         }
         let record = self.open_record(seq, &sealed)?;

@@ -34,6 +34,10 @@ pub trait SealRecord: Send + Sync {
     /// its own can be destroyed; what it does not keep is emptied, and its
     /// salt forgotten. Commitments stay as they are.
     fn reseal(&self, seq: Seq, sealed: &SealedRecord, keep: Keep) -> Result<SealedRecord, OpenError>;
+
+    /// The MAC that a record from which fields were taken must carry, over its
+    /// place and everything else in it. Its key outlives those of records.
+    fn mark(&self, seq: Seq, cut: &SealedRecord) -> Result<[u8; 32], OpenError>;
 }
 
 /// Which fields are [sealed anew](SealRecord::reseal).

@@ -180,12 +180,49 @@ fn a_record_trimmed_in_the_name_of_an_older_or_missing_one_does_not_verify() {
             .into_iter()
             .map(|(path, _)| path)
             .find(|p| p.to_string_lossy().ends_with("-00000000000000000000"));
-        bad.tamper(&segment.unwrap(), |bytes| support::claim(bytes, because.index(), claimed));
+        bad.tamper(&segment.unwrap(), |bytes| {
+            support::rewrite(bytes, |_, sealed| {
+                if sealed.trimmed_by == Some(because.index()) {
+                    sealed.trimmed_by = Some(claimed);
+                }
+            })
+        });
         match fsck::verify(&bad, &dir(), log.verifier_key(), None, |_, _| ()) {
             Err(fsck::NotVerified::Diverges { index, .. }) => assert_eq!(index, refused),
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn fields_taken_by_somebody_without_a_key_are_found_where_they_matter() {
+    let disk = sample();
+    let log = stepped(&disk);
+    log.seal_segment().unwrap();
+    let because = evidence(&log);
+    drop(log.cut(&because, 10, |_| Ok::<_, LogError>(Fate::Trim(RedoFate::Stays))).unwrap());
+    drop(log);
+    let bad = disk.duplicate();
+    let segment =
+        bad.files().into_iter().map(|(path, _)| path).find(|p| p.to_string_lossy().ends_with("-00000000000000000000"));
+    // Records 20 to 29 emptied as the first ten are, in the same record's name.
+    bad.tamper(&segment.unwrap(), |bytes| {
+        support::rewrite(bytes, |seq, sealed| {
+            if (20..30).contains(&seq) {
+                *sealed = sealed.trimmed(because.index(), RedoFate::Goes);
+                sealed.mark = Some([1; 32]);
+            }
+        })
+    });
+    let log = stepped(&bad);
+    for seq in 0..40 {
+        let forged = (20..30).contains(&seq);
+        let change = log.change(seq);
+        assert_eq!(matches!(change, Err(LogError::Unreadable { why: OpenError::Corrupt(_), .. })), forged, "{seq}");
+        assert_eq!(matches!(log.lookup(seq), Err(LogError::Unreadable { why: OpenError::Corrupt(_), .. })), forged);
+    }
+    assert!(log.prove(25).is_err());
+    assert!(log.replay(0).any(|read| read.is_err()), "nothing is rebuilt from it");
 }
 
 #[test]

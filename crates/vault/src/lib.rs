@@ -23,7 +23,7 @@ mod vault;
 pub use error::VaultError;
 pub use evidence::{Evidence, EvidenceMonth, Month};
 pub use open::{Opener, PartOpener, Plaintext, Verifier};
-pub use provider::file::Unlock;
+pub use provider::Unlock;
 pub use rotate::Retiring;
 pub use seal::{PartSealer, Sealer};
 pub use secret::{Passphrase, SecretText};

@@ -81,6 +81,9 @@ impl SealRecord for Sealer {
     fn reseal(&self, _: Seq, _: &SealedRecord, _: Keep) -> Result<SealedRecord, OpenError> {
         Err(OpenError::NoKey)
     }
+    fn mark(&self, _: Seq, _: &SealedRecord) -> Result<[u8; 32], OpenError> {
+        Err(OpenError::NoKey)
+    }
 }
 
 /// A log in a fresh directory below `RINGFENCE_BENCH_DIR`, or below the

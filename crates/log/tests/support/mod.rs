@@ -71,6 +71,10 @@ impl SealRecord for Sealer {
         }
         Ok(new)
     }
+
+    fn mark(&self, seq: Seq, cut: &SealedRecord) -> Result<[u8; 32], OpenError> {
+        Ok(commit(&salt(&[9; 32], ORIGIN, seq, Group::Core), &cut.to_bytes()))
+    }
 }
 
 pub struct Signer(Ed25519KeyPair);
@@ -172,17 +176,15 @@ pub fn say_all(log: &Log, numbers: std::ops::Range<u64>) {
     }
 }
 
-/// Rewrites every frame of a segment so that what was trimmed by one record
-/// claims another, as somebody with the disk, but without a key, can.
-pub fn claim(bytes: &mut Vec<u8>, real: Seq, claimed: Seq) {
+/// Rewrites the frames of a sealed segment, as somebody with the disk, but
+/// without a key, can.
+pub fn rewrite(bytes: &mut Vec<u8>, mut change: impl FnMut(Seq, &mut SealedRecord)) {
     let mut at = 64;
     let mut out = bytes[..64].to_vec();
     while bytes[at..at + 4] != [0xff; 4] {
         let len = u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
         let mut sealed = SealedRecord::from_bytes(&bytes[at + 32..at + 32 + len]).unwrap();
-        if sealed.trimmed_by == Some(real) {
-            sealed.trimmed_by = Some(claimed);
-        }
+        change(u64::from_be_bytes(bytes[at + 8..at + 16].try_into().unwrap()), &mut sealed);
         let payload = sealed.to_bytes();
         let new_len = (payload.len() as u32).to_be_bytes();
         let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);

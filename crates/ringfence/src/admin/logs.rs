@@ -119,24 +119,9 @@ fn lookup(installation: &Installation, seq: Seq) -> Result<Read, Failure> {
         Ok(record) => Ok(Read::Whole(Box::new(record))),
         Err(LogError::Unreadable { why, .. }) => {
             let core = matches!(why, OpenError::Erased { .. }).then(|| log.core(seq).ok().map(Box::new)).flatten();
-            let (OpenError::Erased { by } | OpenError::Trimmed { by }) = &why else {
-                return Ok(Read::Gone(why.to_string(), core));
-            };
-            let said = if says_so(installation, *by) { "" } else { ", which does not say so: compare with a copy" };
-            Ok(Read::Gone(format!("{why}{said}"), core))
+            Ok(Read::Gone(why.to_string(), core))
         }
         Err(error) => Err(Failure::new(Kind::Unavailable, error)),
-    }
-}
-
-/// The names in a cut record are written in clear: whoever has the disk, and no
-/// key, could empty a record in the name of any later one.
-fn says_so(installation: &Installation, by: Seq) -> bool {
-    match installation.log().lookup(by) {
-        Ok(record) => matches!(record.core.op.0.as_str(), "admin:LogTrim" | "system:LogTrim" | "admin:LogErase"),
-        // It may have been trimmed itself by now.
-        Err(LogError::Unreadable { why: OpenError::Trimmed { .. }, .. }) => true,
-        Err(_) => false,
     }
 }
 

@@ -59,7 +59,11 @@ pub(super) async fn start(
         Some(before) => {
             // Who changed it is decided on by what was in force, like any change.
             let old = in_force(&setting, dir);
-            let diff = old.as_ref().map_or_else(|| whole(&set), |old| set.diff(old));
+            let mut diff = old.as_ref().map_or_else(|| whole(&set), |old| set.diff(old));
+            if old.as_ref().is_some_and(|old| Some(old.sha256()) != sha256) {
+                // The same texts under another configuration than was recorded.
+                diff.push_str("~ labels, sites or placement tables\n");
+            }
             let deciding = match old {
                 Some(old) => Engine::new(old, before),
                 None => Engine::new(read_set(&setting, &file, &text).map_err(|e| failed(&e))?, before),

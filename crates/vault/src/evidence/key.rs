@@ -24,6 +24,8 @@ pub(super) struct EvidenceKey {
     salts: Key32,
     /// Nonces of what has no commitment of its own: redos, and kept salts.
     nonces: hmac::Key,
+    /// Marks of records from which fields were taken; the control plane's only.
+    cuts: hmac::Key,
     /// One key per group: core, subject, resource, redo, kept salts.
     groups: [LessSafeKey; 5],
 }
@@ -49,6 +51,7 @@ impl EvidenceKey {
             tenant: row.tenant.clone(),
             version: row.version,
             salts: derive(b"salts"),
+            cuts: hmac::Key::new(hmac::HMAC_SHA256, &*derive(b"cuts")),
             nonces: hmac::Key::new(hmac::HMAC_SHA256, &*derive(b"redo nonce")),
             groups: [group(b"core"), group(b"subject"), group(b"resource"), group(b"redo"), group(b"kept salts")],
         }
@@ -109,6 +112,14 @@ impl EvidenceKey {
             (Ok(salts), []) => Ok(salts),
             _ => Err(corrupt()),
         }
+    }
+
+    /// See [`ringfence_log::SealRecord::mark`].
+    pub(super) fn mark(&self, origin: &str, seq: Seq, cut: &[u8]) -> Hash {
+        let mut mac = hmac::Context::with_key(&self.cuts);
+        mac.update(&aad(origin, seq));
+        mac.update(cut);
+        mac.sign().as_ref().try_into().expect("HMAC-SHA256 has 32 bytes")
     }
 
     /// The nonce follows from what is sealed and where: the same twice is the

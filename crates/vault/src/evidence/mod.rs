@@ -263,6 +263,11 @@ impl SealRecord for Evidence {
         let redo_key = (!sealed.redo.is_empty()).then(|| sealed.key_of_redo());
         Ok(SealedRecord { core, subject, resource, key_id: new.id, salts: Some(kept), redo_key, ..sealed.clone() })
     }
+
+    fn mark(&self, seq: Seq, cut: &SealedRecord) -> Result<Hash, OpenError> {
+        let own = self.table.read().expect(POISON).control.own().cloned().ok_or(OpenError::NoKey)?;
+        Ok(own.mark(&self.log_name, seq, &cut.to_bytes()))
+    }
 }
 
 impl Evidence {

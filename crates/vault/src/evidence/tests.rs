@@ -261,3 +261,17 @@ fn kept_salts_cannot_be_changed_or_moved() {
     let short = SealedRecord { salts: Some(vec![1; 5]), ..moved };
     assert!(matches!(evidence.open(5, &short), Err(OpenError::Corrupt(_))));
 }
+
+#[test]
+fn a_mark_is_of_one_record_at_one_place_and_outlives_every_month() {
+    let (_dir, vault, evidence) = evidence();
+    vault.prepare_evidence(NOVEMBER_US).unwrap();
+    let cut = evidence.seal(5, &at("acme", NOVEMBER_US)).unwrap().trimmed(9, leaf::RedoFate::Stays);
+    let mark = evidence.mark(5, &cut).unwrap();
+    assert_ne!(mark, evidence.mark(6, &cut).unwrap());
+    assert_ne!(mark, evidence.mark(5, &cut.trimmed(9, leaf::RedoFate::Goes)).unwrap());
+    let other = SealedRecord { trimmed_by: Some(10), ..cut.clone() };
+    assert_ne!(mark, evidence.mark(5, &other).unwrap());
+    vault.destroy(&vault.evidence_months().iter().map(|key| key.id).collect()).unwrap();
+    assert_eq!(mark, evidence.mark(5, &cut).unwrap());
+}
