@@ -19,7 +19,7 @@ fn sample() -> SimDisk {
     let disk = SimDisk::new();
     let log = stepped(&disk);
     for n in 0..RECORDS {
-        let redo = n.is_multiple_of(10).then(|| Redo::Start(n as u32));
+        let redo = n.is_multiple_of(10).then_some(Redo::Start(n as u32));
         drop(one(&log, Say { redo, ..say(n).padded(300) }));
     }
     log.publish().unwrap();
@@ -51,7 +51,7 @@ fn judge(place: &Place<'_>) -> Result<Fate, LogError> {
     Ok(match place.seq {
         605 => Fate::Erase(RedoFate::Stays),
         seq if seq >= 620 => Fate::StayFromHere,
-        seq if seq % 7 == 0 => Fate::Stay,
+        seq if seq.is_multiple_of(7) => Fate::Stay,
         seq if seq < 300 => Fate::Trim(RedoFate::Goes),
         _ => Fate::Trim(RedoFate::Stays),
     })
@@ -89,7 +89,7 @@ fn check_cut(log: &Log, by: u64) {
 fn judge_of(seq: u64) -> Fate {
     match seq {
         605 => Fate::Erase(RedoFate::Stays),
-        _ if seq % 7 == 0 => Fate::Stay,
+        _ if seq.is_multiple_of(7) => Fate::Stay,
         _ if seq < 300 => Fate::Trim(RedoFate::Goes),
         _ => Fate::Trim(RedoFate::Stays),
     }
@@ -142,7 +142,7 @@ fn an_erased_record_proves_what_happened_and_not_who_did_it_to_what() {
     let log = stepped(&disk);
     log.seal_segment().unwrap();
     let because = evidence(&log);
-    drop(log.cut(&because, RECORDS, judge).unwrap());
+    let _cut = log.cut(&because, RECORDS, judge).unwrap();
     log.publish().unwrap();
     let proof = log.prove(605).unwrap();
     proof.verify(log.verifier_key()).unwrap();
@@ -169,7 +169,7 @@ fn a_record_trimmed_in_the_name_of_an_older_or_missing_one_does_not_verify() {
     let log = stepped(&disk);
     log.seal_segment().unwrap();
     let because = evidence(&log);
-    drop(log.cut(&because, 10, |_| Ok::<_, LogError>(Fate::Trim(RedoFate::Stays))).unwrap());
+    let _cut = log.cut(&because, 10, |_| Ok::<_, LogError>(Fate::Trim(RedoFate::Stays))).unwrap();
     log.publish().unwrap();
     // The same bytes with another record's number in them: the disk's owner
     // can write that, frame checksum and all.
@@ -200,7 +200,7 @@ fn fields_taken_by_somebody_without_a_key_are_found_where_they_matter() {
     let log = stepped(&disk);
     log.seal_segment().unwrap();
     let because = evidence(&log);
-    drop(log.cut(&because, 10, |_| Ok::<_, LogError>(Fate::Trim(RedoFate::Stays))).unwrap());
+    let _cut = log.cut(&because, 10, |_| Ok::<_, LogError>(Fate::Trim(RedoFate::Stays))).unwrap();
     drop(log);
     let bad = disk.duplicate();
     let segment =
@@ -233,7 +233,7 @@ fn a_crash_at_any_effect_of_a_cut_leaves_whole_segments_and_cutting_again_ends_i
         let before = disk.effects();
         let log = stepped(&disk);
         log.seal_segment().unwrap();
-        drop(log.cut(&evidence(&log), RECORDS, judge).unwrap());
+        let _cut = log.cut(&evidence(&log), RECORDS, judge).unwrap();
         disk.effects() - before
     };
     assert!(effects > 30, "{effects}");
@@ -271,7 +271,7 @@ fn a_crash_at_any_effect_of_a_cut_leaves_whole_segments_and_cutting_again_ends_i
             verified(&after, &log, &earlier);
             let Some(by) = by.filter(|by| log.durable_size() > *by) else { continue };
             log.seal_segment().unwrap();
-            drop(log.cut_again(by, RECORDS, judge).unwrap());
+            let _cut = log.cut_again(by, RECORDS, judge).unwrap();
             check_cut(&log, by);
             verified(&after, &log, &earlier);
         }
@@ -297,12 +297,15 @@ fn records_go_on_while_a_segment_is_ended_early_and_cut() {
                     Err(error) => panic!("{error}"),
                 }
             };
-            drop(
-                log.cut(&because, u64::MAX, |place| {
-                    Ok::<_, LogError>(if place.seq % 2 == 0 { Fate::Trim(RedoFate::Stays) } else { Fate::Stay })
+            let _cut = log
+                .cut(&because, u64::MAX, |place| {
+                    Ok::<_, LogError>(if place.seq.is_multiple_of(2) {
+                        Fate::Trim(RedoFate::Stays)
+                    } else {
+                        Fate::Stay
+                    })
                 })
-                .unwrap(),
-            );
+                .unwrap();
         }
         writers.into_iter().for_each(|writer| writer.join().unwrap());
     });
