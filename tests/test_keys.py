@@ -1,10 +1,14 @@
 """Keys at home: backup, restore, rotation, and what happens without them."""
 
+import contextlib
 import shutil
+import sqlite3
+import subprocess
+import time
 
 import pytest
 
-from harness import some_bytes
+from harness import BINARY, clean_env, some_bytes
 from sigv4 import Signer, until
 
 BODIES = {f"{label}/{n}": (label, some_bytes(size, n)) for label in ("public", "internal", "restricted") for n, size in enumerate([0, 500, 70_000, 300_000])}
@@ -154,3 +158,82 @@ def test_two_tenants_of_one_name_or_bad_names_are_refused(filled):
     for name in ("default", "UPPER", "a b", "", "x" * 64, "../x"):
         done = filled.cli("tenant", "add", name, check=False)
         assert done.returncode != 0 and done.stderr.strip() and "panicked" not in done.stderr, name
+
+
+# --- issued and disabled on record only -----------------------------------------------------
+
+
+@contextlib.contextmanager
+def catalogue_that_takes_no_change(server):
+    """Holds the database's write lock: reads go on, nothing can be committed."""
+    other = sqlite3.connect(server.data / "catalog.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+
+
+def state_of(server, key):
+    return next(k["state"] for k in server.cli_json("key", "list")["keys"] if k["access_key_id"] == key.id)
+
+
+def test_a_key_whose_disabling_cannot_be_recorded_is_refused_and_said_to_be(new_server):
+    server = new_server().start()
+    server.cli("key", "add", "--name", "lost")
+    key = server.key("default-lost")
+    assert server.raw("GET", signer=Signer(key)).status == 200
+    with catalogue_that_takes_no_change(server):
+        failed = server.cli("key", "disable", key.id, check=False)
+        assert failed.returncode == 5 and "not on record" in failed.stderr, failed.stderr
+        assert server.raw("GET", signer=Signer(key)).status == 403, "who wanted it dead must not be wrong"
+        assert server.raw("GET").status == 200, "other keys live on"
+    assert state_of(server, key).startswith("suspended")
+    records = server.cli_json("log", "show", "--from", "0", "--limit", "10000")["records"]
+    assert not [r for r in records if r["core"]["op"] == "admin:KeyDisable"]
+    # Told so, and true: what is not on record does not outlive the process.
+    server.kill()
+    server.start()
+    assert state_of(server, key) == "active" and server.raw("GET", signer=Signer(key)).status == 200
+    server.cli("key", "disable", key.id)
+    assert state_of(server, key) == "disabled" and server.raw("GET", signer=Signer(key)).status == 403
+    server.kill()
+    server.start()
+    assert state_of(server, key) == "disabled" and server.raw("GET", signer=Signer(key)).status == 403
+
+
+def test_a_key_that_could_not_be_recorded_was_never_issued(new_server):
+    server = new_server().start()
+    before = server.credentials_file.read_text()
+    with catalogue_that_takes_no_change(server):
+        failed = server.cli("key", "add", "--name", "never", check=False)
+        assert failed.returncode == 5, failed.stderr
+    assert server.credentials_file.read_text() == before and not (server.data / "credentials.new").exists()
+    assert "RF" not in failed.stdout
+    server.restart()
+    assert len(server.cli_json("key", "list")["keys"]) == 1
+
+
+def test_a_kill_around_a_disabling_leaves_what_the_record_says(new_server):
+    server = new_server().start()
+    seen = set()
+    for n in range(8):
+        server.cli("key", "add", "--name", f"k{n}")
+        key = server.key(f"default-k{n}")
+        command = [BINARY, "key", "disable", key.id, "--data", server.data]
+        disabling = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=clean_env())
+        time.sleep(0.004 * n)
+        # Both at once: a command that finds no server would do it by itself.
+        answered = disabling.poll() == 0
+        disabling.kill()
+        server.kill()
+        disabling.wait(30)
+        server.start()
+        records = server.cli_json("log", "show", "--from", "0", "--limit", "10000")["records"]
+        on_record = any(r["core"]["op"] == "admin:KeyDisable" and r["resource"]["detail"] == key.id for r in records)
+        disabled = state_of(server, key) == "disabled"
+        assert disabled == on_record and (disabled or not answered)
+        assert (server.raw("GET", signer=Signer(key)).status == 403) == disabled
+        seen.add(disabled)
+    assert seen == {True, False}, "the kills came too early or too late to say anything"

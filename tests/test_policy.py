@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import time
 
 import pytest
 
@@ -147,3 +148,116 @@ def test_a_delete_is_decided_by_the_label_of_what_it_would_take_away(new_server,
             both = [threads.submit(delete, key), threads.submit(replace, key)]
             [done.result() for done in both]
             assert server.raw("GET", "data", key).body == b"kept", f"{key}: a restricted object was deleted"
+# --- the file itself -----------------------------------------------------------------------
+
+NO_HEAD = '@id("no-gone") forbid (principal, action == Action::"Read", resource) when { resource has key && resource.key == "gone" };\n'
+
+
+def changes(server):
+    records = server.cli_json("log", "show", "--from", "0", "--limit", "10000")["records"]
+    return [r for r in records if r["core"]["op"] == "admin:PolicyApply" and r["core"]["decision"] == "allow"]
+
+
+def epoch(server):
+    return server.cli_json("policy", "show")["epoch"]
+
+
+def prepared(new_server, **options):
+    server = new_server(**options).start()
+    s3 = server.client()
+    s3.create_bucket(Bucket="abc")
+    s3.put_object(Bucket="abc", Key="gone", Body=b"x")
+    return server
+
+
+def test_an_edited_policy_file_takes_effect_after_its_diff_and_owner_are_recorded(new_server):
+    server = prepared(new_server)
+    file = server.data / "policy.cedar"
+    original = file.read_text()
+    before = epoch(server)
+    file.write_text(original + NO_HEAD)
+    until(lambda: status(server, "abc", "gone") == 403, "the edited file to be in force", 20)
+    [change] = changes(server)
+    assert epoch(server) == before + 1
+    detail = change["resource"]["detail"]
+    assert "+ no-gone" in detail and "watched file" in detail and f"user {file.stat().st_uid}" in detail, detail
+    assert change["subject"]["actor"] == "operator" and change["subject"]["principal"] == f"uid-{file.stat().st_uid}"
+    refused = server.raw("GET", "abc", "gone").headers["x-amz-request-id"]
+    explained = server.cli_json("policy", "explain", refused)
+    assert explained["seq"] > change["seq"], "nothing was decided by it before it was on record"
+    # `policy apply` writes the file too: that is no second change.
+    server.cli("policy", "apply", server.data / "policy.in-force.cedar")
+    file.write_text(original)
+    until(lambda: status(server, "abc", "gone") == 200, "the file as it was", 20)
+    assert epoch(server) == before + 2 and len(changes(server)) == 2
+    server.restart()
+    assert epoch(server) == before + 2
+
+
+def refused_gauge(server):
+    lines = server.admin("/metrics").body.decode().splitlines()
+    return next((line.split()[-1] for line in lines if line.startswith("ringfence_policy_file_refused ")), None)
+
+
+def test_a_broken_or_foreign_edit_is_refused_loudly_and_changes_nothing(new_server):
+    server = prepared(new_server)
+    file = server.data / "policy.cedar"
+    original = file.read_text()
+    before = epoch(server)
+    assert refused_gauge(server) == "0"
+    file.write_text(original + "forbid (principal")
+    until(lambda: refused_gauge(server) == "1", "the refusal to show", 20)
+    assert epoch(server) == before and status(server, "abc", "gone") == 200
+    assert "not put in force" in server.log_text()
+    told = server.log_text().count("not put in force")
+    file.write_text(original)
+    until(lambda: refused_gauge(server) == "0", "the file to be mended", 20)
+    assert epoch(server) == before and not changes(server)
+    file.chmod(0o666)
+    file.write_text(original + NO_HEAD)
+    until(lambda: refused_gauge(server) == "1", "a file that anybody may write to be refused", 20)
+    assert status(server, "abc", "gone") == 200 and "others than its owner" in server.log_text()
+    assert server.log_text().count("not put in force") == told + 1, "told once, not at every look"
+
+
+def test_an_unwatched_file_waits_for_apply_or_the_next_start_which_records_the_diff(new_server):
+    server = prepared(new_server, env={"RINGFENCE__POLICY__WATCH": "false"})
+    file = server.data / "policy.cedar"
+    before = epoch(server)
+    file.write_text(file.read_text() + NO_HEAD)
+    time.sleep(6)  # three looks of a watch that must not be there
+    assert status(server, "abc", "gone") == 200 and epoch(server) == before
+    server.restart()
+    assert status(server, "abc", "gone") == 403 and epoch(server) == before + 1
+    [change] = changes(server)
+    detail = change["resource"]["detail"]
+    assert "found at start" in detail and "+ no-gone" in detail, detail
+    assert change["subject"]["principal"] == f"uid-{file.stat().st_uid}"
+    server.restart()
+    assert epoch(server) == before + 1 and len(changes(server)) == 1
+
+
+def test_a_configuration_found_changed_at_start_is_recorded_too(new_server):
+    server = prepared(new_server)
+    before = epoch(server)
+    server.stop()
+    config = server.data / "ringfence.toml"
+    config.write_text(config.read_text().replace('prefer = ["cloud", "home"]', 'prefer = ["home"]'))
+    server.start()
+    assert epoch(server) == before + 1
+    assert "~ labels, sites or placement tables" in changes(server)[0]["resource"]["detail"]
+
+
+def test_a_start_refuses_an_edited_file_that_anybody_may_write(new_server):
+    server = prepared(new_server)
+    server.stop()
+    file = server.data / "policy.cedar"
+    file.write_text(file.read_text() + NO_HEAD)
+    file.chmod(0o666)
+    server.spawn()
+    assert server.process.wait(30) == 4
+    assert "others than its owner" in server.log_text()
+    server.process = None
+    file.chmod(0o600)
+    server.start()
+    assert status(server, "abc", "gone") == 403

@@ -3,7 +3,10 @@
 //!
 //! The table is a copy of what the log and the catalogue say. A change is
 //! recorded first and put here right after, so a restart does not bring a
-//! disabled key back.
+//! disabled key back. One thing comes before its record: a key that is about
+//! to be disabled is refused from the moment that was decided, so that no
+//! access stands on the log behind the record that disables it. Refusing gives
+//! nothing away; if the record cannot be made the key stays refused.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,6 +42,9 @@ pub struct KeyEntry {
 pub enum KeyState {
     /// It may.
     Active,
+    /// Its disabling is under way, or could not be recorded: refused by this
+    /// process, and by the next one only if it came to be on record.
+    Suspended,
     /// It was disabled, for ever.
     Disabled,
 }
@@ -80,12 +86,27 @@ impl Keys {
         });
     }
 
-    /// From here on every check of this key fails. Says whether the key exists.
+    /// From here on every check of this key fails; whether for ever, its
+    /// record decides. Says whether the key exists.
+    pub fn suspend(&self, id: &KeyId) -> bool {
+        self.turn(id, |state| if state == KeyState::Active { KeyState::Suspended } else { state })
+    }
+
+    /// Its disabling was refused, and is not on record: it works as before.
+    pub fn resume(&self, id: &KeyId) -> bool {
+        self.turn(id, |state| if state == KeyState::Suspended { KeyState::Active } else { state })
+    }
+
+    /// Its disabling is on record. Says whether the key exists.
     pub fn disable(&self, id: &KeyId) -> bool {
+        self.turn(id, |_| KeyState::Disabled)
+    }
+
+    fn turn(&self, id: &KeyId, to: impl Fn(KeyState) -> KeyState) -> bool {
         let before = self.0.rcu(|table| {
             let mut table = HashMap::clone(table);
             if let Some(entry) = table.get_mut(id) {
-                *entry = Arc::new(KeyEntry { state: KeyState::Disabled, ..KeyEntry::clone(entry) });
+                *entry = Arc::new(KeyEntry { state: to(entry.state), ..KeyEntry::clone(entry) });
             }
             table
         });
@@ -143,3 +164,32 @@ impl sealed::Sealed for Denial {
     }
 }
 impl<T: sealed::Sealed> Acting for T {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_refused_while_it_is_being_disabled_and_never_comes_back_after() {
+        let row = StaticKeyRow {
+            id: KeyId::parse("AKIATESTTESTTEST").expect("a key id"),
+            tenant: Tenant::parse("acme").expect("a tenant"),
+            principal: Principal::parse("alice").expect("a principal"),
+            sealed_secret: vec![],
+            created_ms: 1,
+            disabled_ms: None,
+        };
+        let keys = Keys::new([KeyEntry::new(&row, Realm::parse("main").expect("a realm"), Some(3))]);
+        let state = || keys.find(&row.id).expect("it is there").state;
+        assert!(keys.suspend(&row.id) && state() == KeyState::Suspended);
+        keys.resume(&row.id);
+        assert_eq!(state(), KeyState::Active, "policy refused it: as before");
+        keys.suspend(&row.id);
+        keys.disable(&row.id);
+        for turn in [Keys::suspend, Keys::resume] {
+            turn(&keys, &row.id);
+            assert_eq!(state(), KeyState::Disabled);
+        }
+        assert!(!keys.suspend(&KeyId::parse("AKIAOTHEROTHEROTHER").expect("a key id")));
+    }
+}

@@ -96,9 +96,9 @@ pub fn redo_digest(redo_bytes: &[u8]) -> Hash {
 
 /// A record as it lies on disk: commitments in clear, fields sealed.
 ///
-/// Erasing a record's fields means emptying them here and destroying their
-/// key; the commitments stay, and the tree with them.
-#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+/// Taking a record's fields away (retention, erasure) means emptying them here
+/// and destroying their key; the commitments stay, and the tree with them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 #[cbor(map)]
 pub struct SealedRecord {
     /// One per group, in the order of [`Group::ALL`].
@@ -120,9 +120,36 @@ pub struct SealedRecord {
     /// The sealed redo; empty where the record changes nothing.
     #[cbor(n(5), with = "minicbor::bytes")]
     pub redo: Vec<u8>,
-    /// The record under which its fields were erased, if they were.
+    /// The record under which its subject and resource were erased, if they were.
     #[n(6)]
     pub erased_by: Option<Seq>,
+    /// The record under which its fields were trimmed by retention, if they were.
+    #[n(7)]
+    pub trimmed_by: Option<Seq>,
+    /// Which key sealed the redo, where that is another than `key_id`: what the
+    /// catalogue may still need outlives the key of who did it.
+    #[cbor(n(8), with = "minicbor::bytes")]
+    pub redo_key: Option<[u8; 8]>,
+    /// The salts of the commitments, sealed, where they do not follow from the
+    /// key that `key_id` names: the record was sealed anew under it.
+    #[cbor(n(9), with = "minicbor::bytes")]
+    pub salts: Option<Vec<u8>>,
+    /// Set where it had a redo that is gone, because nothing of it was left.
+    #[n(10)]
+    pub redo_gone: Option<bool>,
+    /// Where fields are gone: a MAC by who took them over what is left, so that
+    /// nobody without a key can take fields in the name of a record.
+    #[cbor(n(11), with = "minicbor::bytes")]
+    pub mark: Option<[u8; 32]>,
+}
+
+/// What becomes of a record's redo when its fields go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RedoFate {
+    /// The catalogue may need it: it stays as it is, if there is one.
+    Stays,
+    /// Nothing of what it made is left: it goes too.
+    Goes,
 }
 
 impl SealedRecord {
@@ -141,17 +168,32 @@ impl SealedRecord {
         decode_all(bytes)
     }
 
-    /// What is left of it once its fields are erased under record `by`.
-    pub fn erased(&self, by: Seq) -> Self {
-        Self {
-            commitments: self.commitments,
-            key_id: self.key_id,
-            core: Vec::new(),
-            subject: Vec::new(),
-            resource: Vec::new(),
-            redo: Vec::new(),
-            erased_by: Some(by),
+    /// Whether fields of it are gone: the record under which they went.
+    pub fn cut_by(&self) -> Option<Seq> {
+        self.trimmed_by.or(self.erased_by)
+    }
+
+    /// What is left of it once retention took its fields under record `by`.
+    #[must_use]
+    pub fn trimmed(&self, by: Seq, redo: RedoFate) -> Self {
+        let bare = Self { core: Vec::new(), subject: Vec::new(), resource: Vec::new(), salts: None, ..self.clone() };
+        Self { trimmed_by: self.trimmed_by.or(Some(by)), ..bare }.with_redo(redo)
+    }
+
+    /// The same with its redo, or without.
+    #[must_use]
+    pub fn with_redo(mut self, fate: RedoFate) -> Self {
+        if fate == RedoFate::Goes && !self.redo.is_empty() {
+            self.redo = Vec::new();
+            self.redo_key = None;
+            self.redo_gone = Some(true);
         }
+        self
+    }
+
+    /// Which key opens its redo.
+    pub fn key_of_redo(&self) -> [u8; 8] {
+        self.redo_key.unwrap_or(self.key_id)
     }
 }
 
@@ -353,12 +395,17 @@ mod tests {
             core: vec![1, 2],
             subject: vec![3],
             resource: vec![],
-            redo: vec![],
-            erased_by: None,
+            redo: vec![7],
+            ..SealedRecord::default()
         };
         let mut bytes = sealed.to_bytes();
         assert_eq!(SealedRecord::from_bytes(&bytes).unwrap(), sealed);
-        assert_eq!(sealed.erased(4).entry(), sealed.entry());
+        let cut = sealed.trimmed(4, RedoFate::Stays);
+        assert_eq!((cut.entry(), cut.cut_by(), cut.redo.as_slice()), (sealed.entry(), Some(4), &[7][..]));
+        assert!(cut.core.is_empty() && cut.subject.is_empty() && cut.redo_gone.is_none());
+        let gone = cut.trimmed(5, RedoFate::Goes);
+        assert_eq!((gone.trimmed_by, gone.redo_gone, gone.redo.len()), (Some(4), Some(true), 0));
+        assert_eq!(SealedRecord::from_bytes(&gone.to_bytes()).unwrap(), gone);
         bytes.push(0);
         assert!(SealedRecord::from_bytes(&bytes).is_err());
     }

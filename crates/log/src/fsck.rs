@@ -19,7 +19,6 @@ use ringfence_format::tile::{self, Edge, FullTile, TILE_WIDTH, TileKind, TilePat
 use crate::error::LogError;
 use crate::recover::origin_of;
 use crate::segment::{self, Scan, Segment};
-use crate::trim::Trimmed;
 
 /// What was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,11 +33,12 @@ pub struct Verified {
     pub erased: u64,
     /// The records under which that was done.
     pub erased_by: BTreeSet<Seq>,
-    /// Records before this one are not on the disk any more; their entries are.
-    pub trimmed_before: Seq,
-    /// The record under which they were trimmed; nothing where a copy has no
-    /// records at all.
-    pub trimmed_by: Option<Seq>,
+    /// Of these, how many have had their fields trimmed by retention.
+    pub trimmed: u64,
+    /// The records under which that was done.
+    pub trimmed_by: BTreeSet<Seq>,
+    /// Entries whose records are not in this copy, which has the tree alone.
+    pub without_records: u64,
     /// Records that are on the disk and not yet under the checkpoint.
     pub beyond: u64,
     /// Size of the earlier checkpoint whose tree this one extends, if one was given.
@@ -110,10 +110,9 @@ pub fn verify(
     let size = checkpoint.size;
     let mut tree = Tree { disk, dir, size, edge: Edge::new(), full: Vec::new() };
     let mut on_disk = OnDisk::begin(disk, &dir.join("records"), &origin_of(key))?;
-    let trimmed_before = on_disk.next.min(size);
-    let trimmed = Trimmed::read(disk, dir);
-    if on_disk.next != Seq::MAX && trimmed_before > trimmed.before {
-        return diverges(trimmed.before, "the record is missing, and no record says that it was trimmed");
+    let has_records = on_disk.next != Seq::MAX;
+    if has_records && on_disk.next > 0 {
+        return diverges(0, "the record is missing");
     }
     let mut done = Verified {
         checkpoint,
@@ -121,8 +120,9 @@ pub fn verify(
         records: 0,
         erased: 0,
         erased_by: BTreeSet::new(),
-        trimmed_before,
-        trimmed_by: trimmed.by,
+        trimmed: 0,
+        trimmed_by: BTreeSet::new(),
+        without_records: if has_records { 0 } else { size },
         beyond: 0,
         extends: None,
     };
@@ -130,10 +130,7 @@ pub fn verify(
         tree.check_bundle(
             index,
             |seq, entry| {
-                if seq >= trimmed_before {
-                    on_disk.check(seq, entry, &mut done)?;
-                }
-                Ok(())
+                if has_records { on_disk.check(seq, entry, &mut done) } else { Ok(()) }
             },
             earlier.as_ref(),
         )?;
@@ -150,7 +147,11 @@ pub fn verify(
     while on_disk.frame()?.is_some() {
         done.beyond += 1;
     }
-    Ok(done)
+    let there = size + done.beyond;
+    match done.erased_by.union(&done.trimmed_by).find(|by| **by >= there) {
+        Some(by) => diverges(*by, "fields were taken in the name of this record, which is not there"),
+        None => Ok(done),
+    }
 }
 
 fn read_checkpoint(disk: &dyn Disk, dir: &Path, key: &VerifierKey) -> Result<Checkpoint, NotVerified> {
@@ -275,7 +276,7 @@ struct OnDisk<'a> {
 
 impl<'a> OnDisk<'a> {
     fn begin(disk: &'a dyn Disk, records: &Path, origin: &Hash) -> Result<Self, NotVerified> {
-        // A copy for an auditor may hold the tree alone: then all is trimmed.
+        // A copy for an auditor may hold the tree alone.
         let segments = match disk.list(records) {
             Ok(_) => segment::list(disk, records).map_err(|e| NotVerified::Unreadable(e.to_string()))?,
             Err(_) => Vec::new(),
@@ -319,9 +320,17 @@ impl<'a> OnDisk<'a> {
             return diverges(seq, "the commitments beside the record are not those in the tree");
         }
         done.records += 1;
-        if let Some(by) = sealed.erased_by {
+        // What took fields away was recorded before it did, and after them.
+        if let Some(by) = sealed.cut_by().filter(|by| *by <= seq) {
+            return diverges(seq, format!("it says that record {by} took its fields, which is older"));
+        }
+        if let Some(by) = sealed.erased_by.filter(|_| sealed.trimmed_by.is_none()) {
             done.erased += 1;
             done.erased_by.insert(by);
+        }
+        if let Some(by) = sealed.trimmed_by {
+            done.trimmed += 1;
+            done.trimmed_by.insert(by);
         }
         Ok(())
     }

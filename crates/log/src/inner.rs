@@ -52,6 +52,8 @@ pub(crate) struct Inner {
     pub(crate) segments: RwLock<Vec<Arc<Catalogued>>>,
     /// Segments that are full and wait to be sealed.
     pub(crate) retired: Mutex<Vec<Retired>>,
+    /// Held while segments are written anew: one cut at a time.
+    pub(crate) cutting: Mutex<()>,
     /// Whether there is housekeeping to do, or it is to end.
     pub(crate) chores: Mutex<Chores>,
     pub(crate) chores_wake: Condvar,

@@ -4,6 +4,7 @@
 //! The log is an append-only Merkle tree in C2SP form: tiles, checkpoints and
 //! proofs that anybody can check offline ([`ringfence_format`] suffices).
 
+mod cut;
 mod error;
 mod frame;
 pub mod fsck;
@@ -19,11 +20,11 @@ mod seal;
 mod segment;
 mod sequencer;
 mod space;
-mod trim;
 
+pub use cut::{Cut, Fate, Place};
 pub use error::LogError;
 pub use lock::Locked;
 pub use log::{Log, Options, Run};
-pub use reader::Records;
+pub use reader::{Change, Changed, Records, Replay};
 pub use recorded::{Class, Entry, Recorded};
-pub use seal::{OpenError, SealError, SealRecord, SignCheckpoint};
+pub use seal::{Keep, OpenError, SealError, SealRecord, SignCheckpoint};

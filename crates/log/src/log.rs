@@ -1,5 +1,6 @@
 //! An open log.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -10,15 +11,19 @@ use ringfence_db::disk::Disk;
 use ringfence_format::checkpoint::VerifierKey;
 use ringfence_format::leaf::{Hash, SealedRecord};
 use ringfence_format::proof::{self, Proof};
-use ringfence_format::record::{Record, Seq};
+use ringfence_format::record::{Core, Record, Seq};
 
+use crate::cut::{Cut, Fate, Mode, Place};
 use crate::error::LogError;
 use crate::inner::{Ending, Inner, held};
 use crate::publish::{TileReader, Tiles};
-use crate::reader::Records;
+use crate::reader::{Change, Records, Replay};
 use crate::recorded::{Entry, Recorded};
 use crate::seal::{SealRecord, SignCheckpoint};
 use crate::sequencer::{Changes, State, Submitted};
+
+/// How often an early roll waits for a segment to be prepared.
+const ROLL_TRIES: u32 = 20;
 
 /// What an operator or a test may choose.
 #[derive(Clone, Debug)]
@@ -235,12 +240,101 @@ impl Log {
         published.and(self.inner.seal_retired())
     }
 
-    /// Takes away old segments whose records all lie before `before`; their
-    /// entries and hashes stay, so the log still verifies. What was trimmed
-    /// names the record that `evidence` stands for. Returns the first record
-    /// that is still there.
-    pub fn trim<T>(&self, evidence: &Recorded<T>, before: Seq) -> Result<Seq, LogError> {
-        self.inner.trim(before, evidence.index())
+    /// The durable records from `from` on by what they changed: for replay,
+    /// which needs neither who nor why.
+    pub fn replay(&self, from: Seq) -> Replay {
+        Replay::new(self.inner.clone(), from)
+    }
+
+    /// What one record changed.
+    pub fn change(&self, seq: Seq) -> Result<Change, LogError> {
+        self.inner.change(seq, &self.inner.sealed(seq)?)
+    }
+
+    /// What of a record may be left when its subject and resource were erased.
+    pub fn core(&self, seq: Seq) -> Result<Core, LogError> {
+        let sealed = self.inner.sealed(seq)?;
+        self.inner.sealer.open_core(seq, &sealed).map_err(|why| LogError::Unreadable { seq, why })
+    }
+
+    /// Counts what [`cut`](Self::cut) would do, in segments not yet sealed too.
+    pub fn look<E: From<LogError>>(
+        &self,
+        before: Seq,
+        mut judge: impl FnMut(&Place<'_>) -> Result<Fate, E>,
+    ) -> Result<Cut, E> {
+        self.inner.cut(Mode::Count, before, &mut judge)
+    }
+
+    /// Takes away what `judge` says, of the records before `before` in sealed
+    /// segments; commitments stay, so the log still verifies. What was taken
+    /// names the record that `evidence` stands for. Blocks. A crash leaves
+    /// segments that were cut and segments that were not: cut again.
+    pub fn cut<T, E: From<LogError>>(
+        &self,
+        evidence: &Recorded<T>,
+        before: Seq,
+        judge: impl FnMut(&Place<'_>) -> Result<Fate, E>,
+    ) -> Result<Cut, E> {
+        self.cut_again(evidence.index(), before, judge)
+    }
+
+    /// Goes on with a [`cut`](Self::cut) that a crash ended; `by` is the
+    /// record that said it would be made.
+    ///
+    /// # Errors
+    /// [`LogError::NoRecord`] where there is no such record.
+    pub fn cut_again<E: From<LogError>>(
+        &self,
+        by: Seq,
+        before: Seq,
+        mut judge: impl FnMut(&Place<'_>) -> Result<Fate, E>,
+    ) -> Result<Cut, E> {
+        let size = self.durable_size();
+        if by >= size {
+            return Err(LogError::NoRecord { seq: by, size }.into());
+        }
+        self.inner.cut(Mode::Make { by }, before, &mut judge)
+    }
+
+    /// Ends the segment in use and seals it, so that what it holds can be cut.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// [`LogError::Busy`] while there is no room for the next one.
+    pub fn seal_segment(&self) -> Result<(), LogError> {
+        let mut rolled = self.inner.roll_early();
+        for _ in 0..ROLL_TRIES {
+            if !matches!(rolled, Err(LogError::Busy(_))) {
+                break;
+            }
+            if self.inner.options.run == Run::Stepped {
+                self.inner.supply();
+            } else {
+                self.settle();
+            }
+            rolled = self.inner.roll_early();
+        }
+        rolled?;
+        self.publish()?;
+        self.settle();
+        Ok(())
+    }
+
+    /// The ids of the keys that any record's fields or redo are under.
+    pub fn keys_in_use(&self) -> Result<BTreeSet<[u8; 8]>, LogError> {
+        let mut used = BTreeSet::new();
+        let _looked_at_all: Cut = self.inner.cut::<LogError>(Mode::Count, Seq::MAX, &mut |place| {
+            let sealed = place.sealed;
+            if sealed.trimmed_by.is_none() {
+                used.insert(sealed.key_id);
+            }
+            if !sealed.redo.is_empty() {
+                used.insert(sealed.key_of_redo());
+            }
+            Ok(Fate::Stay)
+        })?;
+        Ok(used)
     }
 
     /// Whether the log takes records: `Ok`, or why it does not.

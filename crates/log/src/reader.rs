@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ringfence_format::leaf::{Opening, Openings, SealedRecord, group_bytes};
 use ringfence_format::proof::{self, Proof};
-use ringfence_format::record::{Record, Seq};
+use ringfence_format::record::{Record, Seq, TimeUs};
+use ringfence_format::redo::Redo;
 use ringfence_format::tile::{self, TILE_WIDTH, TileKind, TilePath, leaf_hash};
 
 use crate::error::{During, LogError};
@@ -41,6 +42,17 @@ impl Catalogued {
 
     pub(crate) fn sealed(&self, len: u64) {
         self.len.store(len, Ordering::Relaxed);
+    }
+
+    /// The segment with the length it has now.
+    pub(crate) fn as_it_is(&self) -> Segment {
+        Segment { len: self.len(), ..self.segment.clone() }
+    }
+
+    /// The first record that was not noted yet: of the segment in use, the
+    /// next one that will be written.
+    pub(crate) fn next(&self) -> Seq {
+        held(&self.marks).next
     }
 
     /// Remembers where a record lies, if it is one of those remembered.
@@ -96,11 +108,49 @@ impl Inner {
     }
 
     pub(crate) fn open_record(&self, seq: Seq, sealed: &SealedRecord) -> Result<Record, LogError> {
-        let open = match sealed.erased_by {
-            Some(_) => Err(OpenError::Erased),
+        self.open_sealed(seq, sealed).map_err(|why| LogError::Unreadable { seq, why })
+    }
+
+    pub(crate) fn open_sealed(&self, seq: Seq, sealed: &SealedRecord) -> Result<Record, OpenError> {
+        match self.gone(seq, sealed)? {
+            Some(gone) => Err(gone),
             None => self.sealer.open(seq, sealed),
+        }
+    }
+
+    /// Whether fields of a record are gone; they are only if who took them had
+    /// the key for it.
+    fn gone(&self, seq: Seq, sealed: &SealedRecord) -> Result<Option<OpenError>, OpenError> {
+        let Some(gone) = OpenError::of_cut(sealed) else {
+            let forged = sealed.redo_gone.is_some() || sealed.mark.is_some();
+            let why = || OpenError::Corrupt("what it changed was taken in the name of no record".into());
+            return if forged { Err(why()) } else { Ok(None) };
         };
-        open.map_err(|why| LogError::Unreadable { seq, why })
+        let bare = SealedRecord { mark: None, ..sealed.clone() };
+        match sealed.mark == Some(self.sealer.mark(seq, &bare)?) {
+            true => Ok(Some(gone)),
+            false => Err(OpenError::Corrupt("its fields were taken by somebody without the log's keys".into())),
+        }
+    }
+
+    /// What a record changed, also where its fields are gone, or where only
+    /// their key is.
+    pub(crate) fn change(&self, seq: Seq, sealed: &SealedRecord) -> Result<Change, LogError> {
+        let unreadable = |why| LogError::Unreadable { seq, why };
+        if let Some(OpenError::Erased { by } | OpenError::Trimmed { by }) =
+            self.gone(seq, sealed).map_err(unreadable)?
+            && sealed.redo_gone == Some(true)
+        {
+            return Ok(Change { time_us: None, redo: Changed::Gone { by } });
+        }
+        let (time_us, redo) = match self.open_record(seq, sealed) {
+            Ok(record) => (Some(record.core.time_us), record.redo),
+            Err(LogError::Unreadable { why, .. }) if !matches!(why, OpenError::Corrupt(_)) => {
+                (None, self.sealer.open_redo(seq, sealed).map_err(unreadable)?)
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Change { time_us, redo: redo.map_or(Changed::Nothing, |redo| Changed::By(Box::new(redo))) })
     }
 
     /// Proves record `seq` under the published checkpoint.
@@ -122,15 +172,26 @@ impl Inner {
 
     fn openings(&self, seq: Seq) -> Result<Openings, LogError> {
         let sealed = self.sealed(seq)?;
-        if sealed.erased_by.is_some() {
-            let [core, subject, resource] = sealed.commitments.map(Opening::Closed);
-            return Ok(Openings { core, subject, resource });
+        if self.gone(seq, &sealed).map_err(|why| LogError::Unreadable { seq, why })?.is_some() {
+            return self.openings_left(seq, &sealed);
         }
         let record = self.open_record(seq, &sealed)?;
         let salts = self.sealer.salts(seq, &sealed).map_err(|why| LogError::Unreadable { seq, why })?;
         let mut open = salts.into_iter().zip(group_bytes(&record)).map(|(salt, bytes)| Opening::Open(salt, bytes));
         let mut next = || open.next().expect("there are three groups");
         Ok(Openings { core: next(), subject: next(), resource: next() })
+    }
+
+    /// Of an erased record the core may be left; of a trimmed one nothing.
+    fn openings_left(&self, seq: Seq, sealed: &SealedRecord) -> Result<Openings, LogError> {
+        let unreadable = |why| LogError::Unreadable { seq, why };
+        let [mut core, subject, resource] = sealed.commitments.map(Opening::Closed);
+        if !sealed.core.is_empty() {
+            let [salt, ..] = self.sealer.salts(seq, sealed).map_err(unreadable)?;
+            let open = self.sealer.open_core(seq, sealed).map_err(unreadable)?;
+            core = Opening::Open(salt, minicbor::to_vec(&open).expect("encoding into memory cannot fail"));
+        }
+        Ok(Openings { core, subject, resource })
     }
 
     /// The bytes of a tile or bundle of the published tree, at any width it has.
@@ -200,10 +261,51 @@ impl Records {
     }
 }
 
-impl Iterator for Records {
-    type Item = Result<(Seq, Record), LogError>;
+/// What a record did to the catalogue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// When; unknown where the fields are gone, or their key is.
+    pub time_us: Option<TimeUs>,
+    /// What.
+    pub redo: Changed,
+}
+
+/// See [`Change`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Changed {
+    /// It changed nothing: a read, a refusal.
+    Nothing,
+    /// This.
+    By(Box<Redo>),
+    /// It changed something, and nothing of that was left when this record
+    /// said that it may go.
+    Gone {
+        /// The record.
+        by: Seq,
+    },
+}
+
+/// The durable records from one on, by what they changed.
+pub struct Replay(Records);
+
+impl Replay {
+    pub(crate) fn new(inner: Arc<Inner>, from: Seq) -> Self {
+        Self(Records::new(inner, from))
+    }
+}
+
+impl Iterator for Replay {
+    type Item = Result<(Seq, Change), LogError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        let (seq, sealed) = self.0.step()?;
+        Some(sealed.and_then(|sealed| self.0.inner.change(seq, &sealed)).map(|change| (seq, change)))
+    }
+}
+
+impl Records {
+    /// The next place and what lies there.
+    fn step(&mut self) -> Option<(Seq, Result<SealedRecord, LogError>)> {
         let seq = self.next;
         if seq >= self.inner.durable() {
             return None;
@@ -213,6 +315,15 @@ impl Iterator for Records {
         if sealed.is_err() {
             self.scan = None;
         }
+        Some((seq, sealed))
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<(Seq, Record), LogError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (seq, sealed) = self.step()?;
         Some(sealed.and_then(|sealed| self.inner.open_record(seq, &sealed)).map(|record| (seq, record)))
     }
 }

@@ -35,7 +35,6 @@ use crate::seal::{SealRecord, SignCheckpoint};
 use crate::segment::{self, Active, End, RESERVE, SPARE, Scan, Segment};
 use crate::sequencer::{Batch, Front, State, Writer};
 use crate::space::{Growth, Space, Spare};
-use crate::trim::{Trimmed, edge_from_tiles};
 
 /// See [`crate::Log::open`].
 pub(crate) fn open(
@@ -90,6 +89,7 @@ pub(crate) fn open(
         published: RwLock::new(Arc::new(nothing_published(dir))),
         segments: RwLock::new(segments),
         retired: Mutex::new(found.retired),
+        cutting: Mutex::default(),
         chores: Mutex::new(Chores::default()),
         chores_wake: Condvar::new(),
         disk,
@@ -135,21 +135,13 @@ fn adopt_published(disk: &dyn Disk, dir: &Path, key: &VerifierKey, lock: &mut Ch
     }
 }
 
-/// Where reading begins: at the kept edge, or at the first record there is.
+/// Where reading begins: at the kept edge, or at the first record.
 fn settled_edge(disk: &dyn Disk, dir: &Path, records: &Path, published: Seq) -> Result<Settled, LogError> {
-    let first = segment::list(disk, records)?.first().map_or(0, |s| s.first);
-    let trimmed = Trimmed::read(disk, dir);
-    if first > trimmed.before {
-        return Err(LogError::Broken { index: trimmed.before, what: "missing".into() });
+    if segment::list(disk, records)?.first().is_some_and(|s| s.first > 0) {
+        return Err(LogError::Broken { index: 0, what: "missing".into() });
     }
-    let kept = Settled::read(disk, dir).filter(|s| (first..=published).contains(&s.edge.size()));
-    let missing =
-        LogError::Broken { index: first, what: "in doubt: the tiles of the trimmed ones before it are gone".into() };
-    match kept {
-        Some(kept) => Ok(kept),
-        None if first == 0 => Ok(Settled { edge: Edge::new(), tail: Vec::new() }),
-        None => edge_from_tiles(disk, dir, first, published).ok_or(missing),
-    }
+    let kept = Settled::read(disk, dir).filter(|s| s.edge.size() <= published);
+    Ok(kept.unwrap_or_else(|| Settled { edge: Edge::new(), tail: Vec::new() }))
 }
 
 struct Found {

@@ -102,6 +102,8 @@ const READ_BYTES: usize = 256 * 1024;
 pub(crate) struct Scanned<'a> {
     pub(crate) seq: Seq,
     pub(crate) offset: u64,
+    /// What was durable when it was written.
+    pub(crate) durable: Seq,
     pub(crate) payload: &'a [u8],
 }
 
@@ -135,7 +137,8 @@ impl Scan {
         }
         let end = match frame::at(&self.buffer[self.start..], self.epoch) {
             At::Frame(found) if found.seq == self.next => {
-                let scanned = Scanned { seq: found.seq, offset: self.offset, payload: found.payload };
+                let (seq, durable) = (found.seq, found.durable);
+                let scanned = Scanned { seq, offset: self.offset, durable, payload: found.payload };
                 self.start += found.bytes;
                 self.offset += found.bytes as u64;
                 self.next += 1;

@@ -260,6 +260,41 @@ impl Inner {
         Ok(())
     }
 
+    /// Ends the segment in use although it is not full, so that its records
+    /// can be cut. What was planned into it and is not written yet goes to the
+    /// next one.
+    ///
+    /// # Errors
+    /// [`LogError::Busy`] while no segment is prepared: wait and try again.
+    pub(crate) fn roll_early(&self) -> Result<(), LogError> {
+        let writer = &mut *held(&self.writer);
+        let next = writer.listed.next();
+        if next == writer.active.segment.first {
+            return Ok(());
+        }
+        {
+            let mut front = held(&self.front);
+            match &front.state {
+                State::Failed(why) => return Err(LogError::Failed(why.clone())),
+                State::Open | State::Closed => {}
+            }
+            if front.space.rolls_soon() {
+                return Err(LogError::Busy(self.options.pool_bytes_max));
+            }
+            let free = writer.active.left().saturating_sub(writer.buffer.len() as u64);
+            let waiting = free.saturating_sub(front.space.left);
+            if !front.space.roll_early(waiting) {
+                return Err(LogError::Busy(self.options.pool_bytes_max));
+            }
+        }
+        let rolled = self.roll(writer, next);
+        if let Err(error) = &rolled {
+            // The plan is ahead of the files: nothing may be written by it.
+            self.fail(&error.to_string(), &mut Batch::default());
+        }
+        rolled
+    }
+
     /// Waits until a segment is there; the supplier makes one, or says it cannot.
     fn take_prepared(&self) -> Result<Taken, LogError> {
         let mut front = held(&self.front);

@@ -90,6 +90,22 @@ impl Space {
         }
     }
 
+    /// Plans a roll before the segment is full; `waiting` bytes were planned
+    /// and are not written yet, and go to the next one. Whether it could be.
+    pub(crate) fn roll_early(&mut self, waiting: u64) -> bool {
+        if self.spare != Spare::Ready || self.owed || waiting > self.room {
+            return false;
+        }
+        self.spare = Spare::Planned;
+        self.left = self.room - waiting;
+        true
+    }
+
+    /// Whether a roll is planned that has not happened yet.
+    pub(crate) fn rolls_soon(&self) -> bool {
+        self.owed || self.spare == Spare::Planned
+    }
+
     /// A spare is on the disk.
     pub(crate) fn spare_made(&mut self) {
         self.spare = if self.owed { Spare::Planned } else { Spare::Ready };
@@ -191,6 +207,17 @@ mod tests {
         assert_eq!(space.growth, Growth::Stopped);
         space.spare_made();
         assert_eq!(space.growth, Growth::Free);
+    }
+
+    #[test]
+    fn an_early_roll_takes_what_waits_along_and_needs_a_spare() {
+        let mut space = stopped(900, Spare::Absent);
+        assert!(!space.roll_early(0));
+        space.spare_made();
+        assert!(space.roll_early(150));
+        assert_eq!((space.left, space.spare), (850, Spare::Planned));
+        assert!(space.rolls_soon() && !space.roll_early(0), "one at a time");
+        assert_eq!(space.take(), Some(Taken::Spare));
     }
 
     #[test]

@@ -51,7 +51,7 @@ fn an_untouched_log_verifies_with_the_public_key_alone() {
         disk.unlink(&path).unwrap();
     }
     let done = check(&disk, Some(&earlier)).unwrap();
-    assert_eq!((done.entries, done.records, done.trimmed_before), (700, 0, 700));
+    assert_eq!((done.entries, done.records, done.without_records), (700, 0, 700));
 }
 
 #[test]
@@ -187,33 +187,11 @@ fn a_record_exchanged_on_the_disk_does_not_start_under_the_old_checkpoint() {
 }
 
 #[test]
-fn trimmed_records_name_the_record_that_says_so_and_taken_ones_do_not() {
-    let (disk, earlier) = sample();
+fn segments_that_are_gone_were_taken_whatever_the_rest_says() {
+    let (disk, _) = sample();
     let taken = disk.duplicate();
     taken.unlink(&segments(&taken)[0]).unwrap();
     assert!(matches!(check(&taken, None), Err(NotVerified::Diverges { index: 0, .. })));
     let start = open(taken.shared(), &dir(), options(Run::Stepped));
     assert!(matches!(start, Err(ringfence_log::LogError::Broken { index: 0, .. })));
-
-    let trimmed = disk.duplicate();
-    let log = open(trimmed.shared(), &dir(), options(Run::Stepped)).unwrap();
-    let evidence = log.record_batch(vec![support::say(700)]).unwrap().remove(0);
-    let first = log.trim(&evidence, 600).unwrap();
-    assert!(0 < first && first <= 600);
-    log.publish().unwrap();
-    assert!(matches!(log.lookup(first - 1), Err(ringfence_log::LogError::NoRecord { .. })));
-    assert_eq!(support::number(&log.lookup(first).unwrap()), first);
-    drop(log);
-    let done = check(&trimmed, Some(&earlier)).unwrap();
-    assert_eq!((done.trimmed_before, done.trimmed_by, done.records), (first, Some(700), 701 - first));
-
-    // It starts again, also without the kept edge, from the tiles alone.
-    for lost in [&[][..], &["/log/edge"][..]] {
-        let again = trimmed.duplicate();
-        lost.iter().for_each(|path| again.unlink(Path::new(path)).unwrap());
-        let log = open(again.shared(), &dir(), options(Run::Stepped)).unwrap();
-        drop(log.record_batch(vec![support::say(701)]).unwrap());
-        log.publish().unwrap();
-        assert_eq!(check(&again, Some(&earlier)).unwrap().entries, 702);
-    }
 }

@@ -5,6 +5,7 @@
 //! decide `Administer` → record → act (ruling 27).
 
 pub mod call;
+mod cuts;
 mod data;
 pub mod handle;
 mod keys;

@@ -33,6 +33,8 @@ const NOISE_EVERY: Duration = Duration::from_secs(20);
 const COMPACT_EVERY: Duration = Duration::from_secs(300);
 /// Between two looks for stale uploads.
 const UPLOADS_EVERY: Duration = Duration::from_secs(600);
+/// From the start to the first round of the log's retention.
+const TRIM_FIRST: Duration = Duration::from_secs(120);
 /// Stale uploads aborted in one round.
 const UPLOADS_AT_ONCE: usize = 1000;
 
@@ -41,12 +43,17 @@ pub async fn run(installation: Arc<Installation>, stopping: Stopping) {
     let seconds = Duration::from_secs;
     let b = installation.config().background.clone();
     tokio::join!(
+        crate::watch::run(&installation, stopping.clone()),
         every(ERASE_EVERY, "erase", &stopping, || erase(&installation)),
         sites(&installation, &stopping),
         every(NOISE_EVERY, "noise", &stopping, || noise(&installation)),
         every(seconds(b.sweep_every_s), "sweep", &stopping, || sweep(&installation)),
         every(seconds(b.scrub_every_s), "scrub", &stopping, || scrub(&installation, b.scrub_mib_per_s)),
         every(COMPACT_EVERY, "compact", &stopping, || compact(&installation)),
+        // A server that is restarted every day must come to it too.
+        first_after(TRIM_FIRST.min(seconds(b.trim_every_s)), seconds(b.trim_every_s), "log-trim", &stopping, || {
+            crate::retention::round(&installation)
+        }),
         every(UPLOADS_EVERY, "abort-uploads", &stopping, || abort_uploads(&installation, b.abort_uploads_days)),
     );
 }
@@ -58,12 +65,25 @@ async fn every<F: Future<Output = Result<(), Failure>>>(
     stopping: &Stopping,
     round: impl Fn() -> F,
 ) {
+    first_after(interval, interval, task, stopping, round).await;
+}
+
+/// One round after the other, the first after a time of its own.
+async fn first_after<F: Future<Output = Result<(), Failure>>>(
+    first: Duration,
+    interval: Duration,
+    task: &'static str,
+    stopping: &Stopping,
+    round: impl Fn() -> F,
+) {
     let mut stopping = stopping.clone();
+    let mut pause = first;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(interval) => {}
+            () = tokio::time::sleep(pause) => {}
             () = stopping.stopped() => return,
         }
+        pause = interval;
         let began = std::time::Instant::now();
         let ended = tokio::select! {
             ended = round() => ended,

@@ -5,6 +5,7 @@
 //! step. Exit codes stand in [`failure::Kind`].
 
 mod connect;
+mod cuts;
 mod demo;
 mod failure;
 mod offline;
@@ -219,6 +220,44 @@ enum LogCommand {
         /// How many at most.
         #[arg(long, default_value_t = 50)]
         limit: u64,
+    },
+    /// Take the fields of records whose time is over; that they were there stays provable.
+    #[command(
+        after_help = "Runs by itself once a day; `[log] keep_access_days` and `keep_control_days` say what is over.\n\nExamples:\n  ringfence log trim --dry-run\n  ringfence log trim --before 2026-06-01"
+    )]
+    Trim {
+        /// Access records before this day or time, whatever is configured.
+        #[arg(long, value_name = "TIME")]
+        before: Option<String>,
+        /// Only say what would be trimmed.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Erase who did something, and to what, from records; what happened stays provable.
+    #[command(
+        after_help = "Without --confirm it only says what would be erased. There is no way back.\n\nExamples:\n  ringfence log erase --tenant default --principal alice --reason \"request of 2026-11-20\"\n  ringfence log erase AAAAAAAAAAB2K --reason \"names a patient\" --confirm"
+    )]
+    Erase {
+        /// Only the record of this request.
+        request: Option<String>,
+        /// Records of this tenant.
+        #[arg(long)]
+        tenant: Option<String>,
+        /// Records of this principal of the tenant.
+        #[arg(long)]
+        principal: Option<String>,
+        /// Records from this day or time on.
+        #[arg(long, value_name = "TIME")]
+        from: Option<String>,
+        /// Records before this day or time.
+        #[arg(long, value_name = "TIME")]
+        until: Option<String>,
+        /// Why; stands in the record of the erasure.
+        #[arg(long)]
+        reason: String,
+        /// Do it.
+        #[arg(long)]
+        confirm: bool,
     },
 }
 

@@ -99,6 +99,12 @@ pub struct Log {
     /// Space the log may take, in MiB. At 80 % it warns; when it is used up,
     /// writes stop first, then reads; deletes and revocations have a reserve.
     pub budget_mib: u64,
+    /// Days after which the fields of access records (what clients did and were
+    /// refused) go; 0 keeps them for ever. What is needed to rebuild the
+    /// catalogue stays, and so does the proof that there was a record.
+    pub keep_access_days: u32,
+    /// The same for control-plane records: what the operator and Ringfence did.
+    pub keep_control_days: u32,
 }
 
 /// `[keys]`
@@ -275,6 +281,10 @@ pub struct PlacementRule {
 pub struct Policy {
     /// The Cedar policies, relative to the data directory.
     pub file: PathBuf,
+    /// Whether a running server puts the file in force when it is edited, after
+    /// recording its diff and whose file it is. Without, only `policy apply`
+    /// and the next start do.
+    pub watch: bool,
 }
 
 /// `[background]`
@@ -289,6 +299,8 @@ pub struct Background {
     pub scrub_mib_per_s: u64,
     /// Days after which a multipart upload that nobody completed is aborted.
     pub abort_uploads_days: u32,
+    /// Seconds between two rounds of the log's retention.
+    pub trim_every_s: u64,
 }
 
 impl Default for S3 {
@@ -303,7 +315,7 @@ impl Default for Admin {
 }
 impl Default for Log {
     fn default() -> Self {
-        Self { budget_mib: 64 * 1024 }
+        Self { budget_mib: 64 * 1024, keep_access_days: 90, keep_control_days: 730 }
     }
 }
 impl Default for Keys {
@@ -319,12 +331,18 @@ impl Default for Labels {
 }
 impl Default for Policy {
     fn default() -> Self {
-        Self { file: PathBuf::from("policy.cedar") }
+        Self { file: PathBuf::from("policy.cedar"), watch: true }
     }
 }
 impl Default for Background {
     fn default() -> Self {
-        Self { sweep_every_s: 60, scrub_every_s: 7 * 24 * 3600, scrub_mib_per_s: 50, abort_uploads_days: 7 }
+        Self {
+            sweep_every_s: 60,
+            scrub_every_s: 7 * 24 * 3600,
+            scrub_mib_per_s: 50,
+            abort_uploads_days: 7,
+            trim_every_s: 24 * 3600,
+        }
     }
 }
 fn default_realm() -> Realm {

@@ -26,9 +26,9 @@ use ringfence_access::{Ask, Keys, LabelRules, Labels, Permit, caller};
 use ringfence_db::clock::{Clock, SystemClock};
 use ringfence_db::disk::{Disk, RealDisk};
 use ringfence_format::names::{InstallationId, Principal, Realm, SiteId, Tenant};
-use ringfence_format::record::{Record, Seq};
+use ringfence_format::record::Seq;
 use ringfence_format::redo::{Redo, StaticKeyRow, TenantRow};
-use ringfence_log::{Log, LogError, OpenError};
+use ringfence_log::{Changed, Log};
 use ringfence_store::site::{Breaker, Site, SiteKind};
 use ringfence_store::{Catalog, IssuedKey, Parts, Store};
 use ringfence_vault::{Passphrase, Unlock, Vault};
@@ -38,7 +38,7 @@ use crate::config::{self, Config};
 
 pub use credentials::{CredentialsFile, NewKey};
 pub use lock::DataDir;
-pub use policies::{IN_FORCE, keep_policies, read_set};
+pub use policies::{IN_FORCE, read_set};
 pub use recovery::recover;
 pub use sites::LeftOut;
 
@@ -124,6 +124,7 @@ impl Installation {
         // anything else to do.
         let vault = Arc::new(open_vault(&path, &config, options)?);
         let id = installation_id(&vault)?;
+        let _made = vault.prepare_evidence(clock.now_us()).map_err(|e| Failure::new(Kind::Unavailable, e))?;
         let log = Arc::new(open_log(&path, &config, &vault, &clock)?);
         refuse_lost_catalogue(&path, &log)?;
         recovery::refuse_unfinished(&path)?;
@@ -132,7 +133,7 @@ impl Installation {
         let store = Store::open(&path.join(CATALOG), parts).await.map_err(|e| Failure::new(Kind::Unavailable, e))?;
         sites::remember(&path, store.sites().iter().map(|site| site.id().clone()))?;
         let labels = Arc::new(label_rules(&config)?);
-        let engine = Arc::new(policies::start(&path, &config, &store).await?);
+        let engine = Arc::new(policies::start(&path, &config, &store, &log, &*clock).await?);
         let realm = config.realm.clone();
         let keys = Arc::new(Keys::new(key_entries(&store, &log, &realm)));
         let installation = Self {
@@ -369,6 +370,7 @@ impl Installation {
         if !known.contains(tenant) {
             self.vault.add_tenant(&self.realm, tenant).map_err(|e| Failure::new(Kind::Unavailable, e))?;
         }
+        crate::retention::renew_keys(self)?;
         let created_ms = self.clock.now_us() / 1000;
         let row = TenantRow { name: tenant.clone(), realm: self.realm.clone(), created_ms };
         let committed = self.store.put_tenant(permit, row).await;
@@ -527,10 +529,8 @@ fn key_entries(store: &Store, log: &Log, realm: &Realm) -> Vec<KeyEntry> {
 /// a key (ruling 20), whatever the row says of itself.
 fn issuance(log: &Log, key: &IssuedKey) -> Option<Seq> {
     let seq = key.issued?;
-    match log.lookup(seq) {
-        Ok(record) => issues(&record, &key.row).then_some(seq),
-        // Trimmed or erased: that something was there is still proved.
-        Err(LogError::Unreadable { why: OpenError::Erased, .. }) => Some(seq),
+    match log.change(seq) {
+        Ok(change) => matches!(change.redo, Changed::By(redo) if issues(&redo, &key.row)).then_some(seq),
         Err(error) => {
             tracing::warn!(key = %key.row.id, "the key is refused, its issuance cannot be read: {error}");
             None
@@ -538,8 +538,8 @@ fn issuance(log: &Log, key: &IssuedKey) -> Option<Seq> {
     }
 }
 
-fn issues(record: &Record, row: &StaticKeyRow) -> bool {
-    matches!(&record.redo, Some(Redo::PutStaticKey(issued))
+fn issues(redo: &Redo, row: &StaticKeyRow) -> bool {
+    matches!(redo, Redo::PutStaticKey(issued)
         if issued.id == row.id && issued.tenant == row.tenant && issued.principal == row.principal)
 }
 

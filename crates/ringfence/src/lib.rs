@@ -8,13 +8,16 @@ mod admin;
 mod background;
 mod cli;
 mod config;
+mod erasure;
 mod flows;
 #[doc(hidden)]
 pub mod fuzz;
 mod installation;
+mod retention;
 mod s3;
 mod serve;
 mod telemetry;
 mod upkeep;
+mod watch;
 
 pub use cli::run;

@@ -72,6 +72,9 @@ async fn serve(
 
     let options = Options { create: true };
     let installation = Arc::new(Installation::open_in(dir, config, options).await?);
+    if let Err(failure) = crate::erasure::resume(&installation).await {
+        tracing::error!("an erasure that was cut off is not done yet: {failure}");
+    }
     let control = socket::bind(installation.dir())?;
     let control = tokio::spawn(socket::serve(control, installation.clone(), stopping.clone()));
     let work = tokio::spawn(background::run(installation.clone(), stopping.clone()));

@@ -59,6 +59,16 @@ pub(crate) fn close_incarnations(db: &Connection, last_record_ms: TimeMs) -> Row
         .map(drop)
 }
 
+/// Parts whose upload is not there any more, and no record ended them by name.
+pub(crate) fn end_parts_without_upload(db: &Connection, now_ms: TimeMs) -> Rows<()> {
+    let tx = Tx { db, now_ms };
+    let orphans: Vec<UploadId> = db
+        .prepare_cached("SELECT DISTINCT upload FROM upload_part WHERE upload NOT IN (SELECT id FROM upload)")?
+        .query_map([], |row| row.get(0).map(UploadId))?
+        .collect::<Rows<_>>()?;
+    orphans.iter().try_for_each(|upload| tx.end_upload(upload, &[]))
+}
+
 struct Tx<'a> {
     db: &'a Connection,
     now_ms: TimeMs,

@@ -27,7 +27,7 @@ use ringfence_db::rusqlite::{Connection, TransactionBehavior};
 use ringfence_format::names::ObjectVersion;
 use ringfence_format::record::{Record, Seq, TimeUs};
 use ringfence_format::redo::Redo;
-use ringfence_log::{Class, Entry, Log, LogError, Recorded};
+use ringfence_log::{Changed, Class, Entry, Log, LogError, Recorded};
 use tokio::sync::oneshot;
 
 use crate::act::Act;
@@ -313,6 +313,16 @@ pub enum StartError {
         /// Why.
         why: String,
     },
+    /// The catalogue is older than what was trimmed from the log.
+    #[error(
+        "the catalogue is older than what record #{by} trimmed from the log, and record #{seq} is among it: move the catalogue and its `-wal` and `-shm` files away and run `ringfence recover`"
+    )]
+    Trimmed {
+        /// The record that must be replayed.
+        seq: Seq,
+        /// The record that says it was trimmed.
+        by: Seq,
+    },
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -363,22 +373,27 @@ fn replay_batch(
     let mut next = from;
     let mut redone = Vec::new();
     let mut last_ms = last_record_ms(log, from)?;
-    for read in log.read(from).take(REPLAY_BATCH) {
-        let (seq, record) = read?;
+    for read in log.replay(from).take(REPLAY_BATCH) {
+        let (seq, change) = read?;
         if seq != next {
             let why = format!("the log goes on with #{seq}");
             return Err(StartError::Replay { seq: next, why });
         }
-        if let Some(redo) = record.redo {
-            if matches!(redo, Redo::Start(_)) {
-                close_incarnations(&tx, last_ms).map_err(sort)?;
+        match change.redo {
+            Changed::Nothing => {}
+            Changed::By(redo) => {
+                if matches!(*redo, Redo::Start(_)) {
+                    close_incarnations(&tx, last_ms).map_err(sort)?;
+                }
+                apply(&tx, &redo, clock.now_us() / 1000).map_err(sort)?;
+                rows::note_issued(&tx, &redo, seq).map_err(sort)?;
+                redone.push((seq, redo));
             }
-            apply(&tx, &redo, clock.now_us() / 1000).map_err(sort)?;
-            rows::note_issued(&tx, &redo, seq).map_err(sort)?;
-            redone.push((seq, redo));
+            // These rows may still have what that change took away.
+            Changed::Gone { by } => return Err(StartError::Trimmed { seq, by }),
         }
         next = seq + 1;
-        last_ms = record.core.time_us / 1000;
+        last_ms = change.time_us.map_or(last_ms, |time_us| time_us / 1000);
     }
     if next == from {
         return Err(StartError::Replay { seq: from, why: "the log does not give it out".to_owned() });
@@ -392,8 +407,8 @@ fn replay_batch(
 /// When the record before `seq` was made; 0 where there is none to be read.
 pub(crate) fn last_record_ms(log: &Log, seq: Seq) -> Result<u64, LogError> {
     let Some(before) = seq.checked_sub(1) else { return Ok(0) };
-    let last = log.read(before).next().transpose()?;
-    Ok(last.map_or(0, |(_, record)| record.core.time_us / 1000))
+    let last = log.replay(before).next().transpose()?;
+    Ok(last.and_then(|(_, change)| change.time_us).map_or(0, |time_us| time_us / 1000))
 }
 
 /// The rows of one log are worth nothing under another.

@@ -1,7 +1,8 @@
 //! Rebuilding a catalogue that is gone.
 //!
 //! From the log, if it is whole: every change is in it, and replaying them is
-//! what every start does anyway. Without it, from the heads at the sites: each
+//! what every start does anyway. Retention leaves every change of which
+//! something is left (see [`crate::retain`]), so a log that was trimmed is whole. Without it, from the heads at the sites: each
 //! says whose it is and what it consists of. Versions restored so are marked
 //! `unconfirmed`: a delete or overwrite that only the lost log knew may be
 //! undone. What remains of a log is applied on top, so its deletes win.
@@ -18,7 +19,7 @@ use ringfence_db::clock::Clock;
 use ringfence_db::rusqlite::Connection;
 use ringfence_format::names::{BucketId, BucketName, InstallationId, SiteId, UploadId, VersionUid};
 use ringfence_format::redo::{Bucket, Copy, PackedPart, Redo, Rehead, TenantRow, Version};
-use ringfence_log::{Log, LogError, OpenError};
+use ringfence_log::{Changed, Log, LogError};
 
 use crate::apply::{KIND_CHUNKS, apply};
 use crate::catalog::Catalog;
@@ -55,10 +56,9 @@ pub struct RecoverReport {
     pub from_log: bool,
     /// Records read.
     pub records: u64,
-    /// Records whose fields were erased; what they changed is not known.
-    pub erased_records: u64,
-    /// Records that were trimmed; what they changed is known from heads alone.
-    pub trimmed_records: u64,
+    /// Records whose change was trimmed or erased with them: nothing of it was
+    /// left when it was.
+    pub trimmed_changes: u64,
     /// Heads opened.
     pub heads: u64,
     /// Versions the catalogue has now.
@@ -139,8 +139,8 @@ pub async fn recover(
 /// of the installation: a log that was begun anew by a recovery without one
 /// begins with that recovery, and does not know what was there before.
 fn is_whole(log: &Log) -> bool {
-    let first = log.read(0).next();
-    matches!(first, Some(Ok((_, record))) if matches!(record.redo, Some(Redo::Start(_))))
+    let first = log.change(0).map(|change| change.redo);
+    matches!(first, Ok(Changed::By(redo)) if matches!(*redo, Redo::Start(_)))
 }
 
 struct Recovery {
@@ -159,17 +159,9 @@ impl Recovery {
         let exact = self.report.from_log;
         self.begin()?;
         let mut last_ms = 0;
-        for read in log.read(0) {
-            let (seq, record) = match read {
+        for read in log.replay(0) {
+            let (seq, change) = match read {
                 Ok(read) => read,
-                Err(LogError::Unreadable { why: OpenError::Erased, .. }) => {
-                    self.report.erased_records += 1;
-                    continue;
-                }
-                Err(LogError::NoRecord { .. }) if !exact => {
-                    self.report.trimmed_records += 1;
-                    continue;
-                }
                 // A log that is whole must be read whole; of one that is not,
                 // what can be read is better than nothing.
                 Err(error) if exact => return Err(error.into()),
@@ -178,13 +170,17 @@ impl Recovery {
                     continue;
                 }
             };
-            if let Some(redo) = &record.redo {
-                if !exact {
-                    self.make_way(redo)?;
+            match &change.redo {
+                Changed::By(redo) => {
+                    if !exact {
+                        self.make_way(redo)?;
+                    }
+                    self.apply(redo, last_ms, seq)?;
                 }
-                self.apply(redo, last_ms, seq)?;
+                Changed::Gone { .. } => self.report.trimmed_changes += 1,
+                Changed::Nothing => {}
             }
-            last_ms = record.core.time_us / 1000;
+            last_ms = change.time_us.map_or(last_ms, |time_us| time_us / 1000);
             self.report.records += 1;
             if self.report.records.is_multiple_of(RECORDS_AT_ONCE) {
                 self.commit()?;
@@ -206,9 +202,9 @@ impl Recovery {
         self.commit()
     }
 
-    /// What the rest of a log says of a bucket wins over what heads at sites
-    /// made believe: those of objects whose deletion is in the part that was
-    /// trimmed lie there until they are erased. They are forgotten, not erased.
+    /// What a log that was begun anew says of a bucket wins over what heads at
+    /// sites made believe: those of deleted objects lie there until they are
+    /// erased. They are forgotten, not erased.
     fn make_way(&mut self, redo: &Redo) -> Result<(), RecoverError> {
         match redo {
             // A bucket that is deleted is empty.
@@ -419,7 +415,11 @@ impl Recovery {
 
     fn finish(mut self) -> Result<RecoverReport, RecoverError> {
         self.begin()?;
+        let now_ms = self.now_ms;
         let (versions, unconfirmed) = self.sql(|db| {
+            // The begin of an upload may be trimmed and a part of it not; the
+            // bucket it went with did not find it.
+            crate::apply::end_parts_without_upload(db, now_ms)?;
             rows::set_meta(db, meta::RECOVERED, "recovered")?;
             Ok((
                 db.query_row("SELECT count(*) FROM version", [], |row| row.get(0))?,

@@ -423,8 +423,8 @@ impl Store {
     }
 
     /// Puts a policy set in force: from the next commit on, what was decided
-    /// or placed under another epoch is refused. `None` as authority where the
-    /// process itself found another set at start.
+    /// or placed under another epoch is refused. `None` as authority for
+    /// the first set of an installation: nobody is there who could be asked.
     ///
     /// # Errors
     /// As for [`put_version`](Self::put_version).
@@ -434,7 +434,10 @@ impl Store {
         epoch: u64,
         sha256: [u8; 32],
     ) -> Result<Recorded<Commit>, CommitError> {
-        let held = authority.map_or_else(|| Held::system("system:PolicyLoad", None), Held::from);
+        let held = authority.map_or_else(
+            || Held::system("system:PolicyLoad", Some("the first policies of this installation".to_owned())),
+            Held::from,
+        );
         self.submit(Act::Policy(held, epoch, sha256)).await
     }
 

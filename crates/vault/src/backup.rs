@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::durable::{self, Existing};
 use crate::error::VaultError;
 use crate::keyring::{Exported, INSTALLATION_FILE, Keyring, Owner};
-use crate::provider::file::{Slot, Unlock};
+use crate::provider::{Slot, Unlock};
 use crate::secret::{Passphrase, random};
 use crate::vault::{KEYS_DIR, Vault, make_development_key};
 

@@ -116,6 +116,12 @@ pub enum VaultError {
     /// No keys for this tenant.
     #[error("tenant `{0}` has no keys in realm `{1}`: add it with `ringfence tenant add`")]
     UnknownTenant(Tenant, Realm),
+    /// A month's evidence key was replaced ten thousand times.
+    #[error("the evidence keys of {month} were replaced too often: wait until retention has trimmed that month")]
+    MonthUsedUp {
+        /// `YYYY-MM`
+        month: String,
+    },
     /// The tenant has keys already.
     #[error("tenant `{0}` has keys already")]
     TenantExists(Tenant),

@@ -17,8 +17,7 @@ use ringfence_format::wrap::Place;
 
 use crate::durable::{self, Existing};
 use crate::error::VaultError;
-use crate::provider::Provider;
-use crate::provider::file::{FileProvider, Slot, Unlock};
+use crate::provider::{self, Opened, Provider, Slot, Unlock};
 use crate::secret::{Key32, random, random_key};
 
 const MAGIC: &[u8; 8] = b"RFkeys\r\n";
@@ -156,7 +155,8 @@ struct Body {
 pub(crate) struct Keyring {
     path: PathBuf,
     body: Body,
-    provider: FileProvider,
+    /// Holds the root key; which kind, the slot says.
+    provider: Box<dyn Provider>,
 }
 
 /// A keyring as a backup carries it: rows, and the root key in clear.
@@ -177,7 +177,7 @@ impl Keyring {
     /// Makes a keyring with its integrity key, in memory; [`save_new`](Self::save_new) writes it.
     pub(crate) fn create(dir: &Path, owner: Owner, unlock: &Unlock) -> Result<Self, VaultError> {
         let path = dir.join(owner.file_name());
-        let (provider, slot, root) = FileProvider::create(unlock, &owner.describe(), &path)?;
+        let Opened { provider, slot, root } = provider::create(unlock, &owner.describe(), &path)?;
         let body = Body { owner, slot, root, generation: 0, rows: Vec::new(), mac: Vec::new() };
         let mut keyring = Self { path, body, provider };
         let row = keyring.new_row(Purpose::Integrity, None, 1, None, &random_key()?)?;
@@ -195,7 +195,7 @@ impl Keyring {
         if let Err(expected) = expected(&body.owner) {
             return Err(VaultError::WrongRealm { path: path.into(), expected, found: body.owner.describe() });
         }
-        let provider = FileProvider::open(unlock, &body.slot, &body.root, &body.owner.describe(), path)?;
+        let provider = provider::open(unlock, &body.slot, &body.root, &body.owner.describe(), path)?;
         let keyring = Self { path: path.into(), body, provider };
         keyring.check_mac()?;
         Ok(keyring)
@@ -284,14 +284,14 @@ impl Keyring {
             owner: self.body.owner.clone(),
             rows: self.body.rows.clone(),
             generation: self.body.generation,
-            root: self.provider.root()?,
+            root: self.provider.export_root()?,
         })
     }
 
     /// A keyring from a backup, in memory, under a new unlock.
     pub(crate) fn import(dir: &Path, from: Exported, unlock: &Unlock) -> Result<Self, VaultError> {
         let path = dir.join(from.owner.file_name());
-        let (provider, slot, root) = FileProvider::adopt(unlock, &from.owner.describe(), &path, from.root)?;
+        let Opened { provider, slot, root } = provider::adopt(unlock, &from.owner.describe(), &path, from.root)?;
         let body =
             Body { owner: from.owner, slot, root, generation: from.generation, rows: from.rows, mac: Vec::new() };
         let keyring = Self { path, body, provider };

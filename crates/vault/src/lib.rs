@@ -22,9 +22,9 @@ mod tests;
 mod vault;
 
 pub use error::VaultError;
-pub use evidence::Evidence;
+pub use evidence::{Evidence, EvidenceMonth, Month};
 pub use open::{Opener, PartOpener, Plaintext, Verifier};
-pub use provider::file::Unlock;
+pub use provider::Unlock;
 pub use reseal::{PartResealer, Resealer};
 pub use rotate::Retiring;
 pub use seal::{PartSealer, Sealer};

@@ -26,7 +26,7 @@ use crate::error::VaultError;
 use crate::evidence::Evidence;
 use crate::keyring::{INSTALLATION_FILE, Keyring, Owner, Purpose, REALM_PREFIX, SUFFIX};
 use crate::open::{Opener, Verifier};
-use crate::provider::file::Unlock;
+use crate::provider::Unlock;
 use crate::seal::Sealer;
 use crate::secret::{Key32, SecretText, random, random_key};
 

@@ -10,7 +10,8 @@ use ringfence_db::disk::RealDisk;
 use ringfence_format::leaf::{Hash, SealedRecord};
 use ringfence_format::names::{BucketName, KeyId, ObjectKey, Principal, Realm, Tenant, VersionUid};
 use ringfence_format::record::{ActorKind, Core, Op, Record, Resource, Seq, Subject, TimeUs};
-use ringfence_log::{Entry, Log, OpenError, Options, SealError, SealRecord};
+use ringfence_format::redo::Redo;
+use ringfence_log::{Entry, Keep, Log, OpenError, Options, SealError, SealRecord};
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -69,6 +70,18 @@ impl SealRecord for Sealer {
         Err(OpenError::NoKey)
     }
     fn salts(&self, _: Seq, _: &SealedRecord) -> Result<[Hash; 3], OpenError> {
+        Err(OpenError::NoKey)
+    }
+    fn open_core(&self, _: Seq, _: &SealedRecord) -> Result<Core, OpenError> {
+        Err(OpenError::NoKey)
+    }
+    fn open_redo(&self, _: Seq, _: &SealedRecord) -> Result<Option<Redo>, OpenError> {
+        Err(OpenError::NoKey)
+    }
+    fn reseal(&self, _: Seq, _: &SealedRecord, _: Keep) -> Result<SealedRecord, OpenError> {
+        Err(OpenError::NoKey)
+    }
+    fn mark(&self, _: Seq, _: &SealedRecord) -> Result<[u8; 32], OpenError> {
         Err(OpenError::NoKey)
     }
 }

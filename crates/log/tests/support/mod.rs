@@ -11,7 +11,9 @@ use ringfence_db::disk::Disk;
 use ringfence_format::leaf::{Group, Hash, SealedRecord, commit, group_bytes, salt};
 use ringfence_format::record::{Core, Op, Record, Seq, TimeUs};
 use ringfence_format::redo::Redo;
-use ringfence_log::{Class, Entry, Log, LogError, OpenError, Options, Run, SealError, SealRecord, SignCheckpoint};
+use ringfence_log::{
+    Class, Entry, Keep, Log, LogError, OpenError, Options, Run, SealError, SealRecord, SignCheckpoint,
+};
 
 pub const ORIGIN: &str = "example.org/log";
 
@@ -29,7 +31,8 @@ impl SealRecord for Sealer {
         let commitments = Group::ALL.map(one);
         let [core, subject, resource] = groups;
         let redo = record.redo.as_ref().map_or(Vec::new(), |redo| minicbor::to_vec(redo).unwrap());
-        Ok(SealedRecord { commitments, key_id: *b"test-key", core, subject, resource, redo, erased_by: None })
+        let key_id = *b"test-key";
+        Ok(SealedRecord { commitments, key_id, core, subject, resource, redo, ..SealedRecord::default() })
     }
 
     fn open(&self, _: Seq, sealed: &SealedRecord) -> Result<Record, OpenError> {
@@ -48,6 +51,29 @@ impl SealRecord for Sealer {
 
     fn salts(&self, seq: Seq, _: &SealedRecord) -> Result<[Hash; 3], OpenError> {
         Ok(Group::ALL.map(|group| salt(&KEY, ORIGIN, seq, group)))
+    }
+
+    fn open_core(&self, _: Seq, sealed: &SealedRecord) -> Result<Core, OpenError> {
+        minicbor::decode(&sealed.core).map_err(|e| OpenError::Corrupt(e.to_string()))
+    }
+
+    fn open_redo(&self, _: Seq, sealed: &SealedRecord) -> Result<Option<Redo>, OpenError> {
+        match sealed.redo.as_slice() {
+            [] => Ok(None),
+            bytes => minicbor::decode(bytes).map(Some).map_err(|e| OpenError::Corrupt(e.to_string())),
+        }
+    }
+
+    fn reseal(&self, _: Seq, sealed: &SealedRecord, keep: Keep) -> Result<SealedRecord, OpenError> {
+        let mut new = SealedRecord { key_id: *b"next-key", ..sealed.clone() };
+        if keep == Keep::Core {
+            (new.subject, new.resource) = (Vec::new(), Vec::new());
+        }
+        Ok(new)
+    }
+
+    fn mark(&self, seq: Seq, cut: &SealedRecord) -> Result<[u8; 32], OpenError> {
+        Ok(commit(&salt(&[9; 32], ORIGIN, seq, Group::Core), &cut.to_bytes()))
     }
 }
 
@@ -148,4 +174,33 @@ pub fn say_all(log: &Log, numbers: std::ops::Range<u64>) {
             }
         }
     }
+}
+
+/// Rewrites the frames of a sealed segment, as somebody with the disk, but
+/// without a key, can.
+pub fn rewrite(bytes: &mut Vec<u8>, mut change: impl FnMut(Seq, &mut SealedRecord)) {
+    let mut at = 64;
+    let mut out = bytes[..64].to_vec();
+    while bytes[at..at + 4] != [0xff; 4] {
+        let len = u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+        let mut sealed = SealedRecord::from_bytes(&bytes[at + 32..at + 32 + len]).unwrap();
+        change(u64::from_be_bytes(bytes[at + 8..at + 16].try_into().unwrap()), &mut sealed);
+        let payload = sealed.to_bytes();
+        let new_len = (payload.len() as u32).to_be_bytes();
+        let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+        [&new_len[..], &bytes[at + 8..at + 32], &payload].iter().for_each(|part| digest.update(part));
+        out.extend_from_slice(&new_len);
+        out.extend_from_slice(&(digest.finalize() as u32).to_be_bytes());
+        out.extend_from_slice(&bytes[at + 8..at + 32]);
+        out.extend_from_slice(&payload);
+        out.resize(out.len().next_multiple_of(8), 0);
+        at += (32 + len).next_multiple_of(8);
+    }
+    let mut foot = bytes[at..at + 32].to_vec();
+    foot[16..24].copy_from_slice(&(out.len() as u64).to_be_bytes());
+    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+    digest.update(&foot[..28]);
+    foot[28..].copy_from_slice(&(digest.finalize() as u32).to_be_bytes());
+    out.extend_from_slice(&foot);
+    *bytes = out;
 }

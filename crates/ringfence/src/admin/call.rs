@@ -49,10 +49,34 @@ pub enum Call {
     LogProve { request: String },
     /// Records.
     LogShow { request: Option<String>, from: Option<u64>, limit: u64 },
+    /// Take the fields of old records.
+    LogTrim { before: Option<String>, dry_run: bool },
+    /// Erase who and on what from records.
+    LogErase(Erase),
     /// Check every copy.
     Scrub {},
     /// Erase what is gone.
     Sweep { dry_run: bool, confirm_recovered: bool },
+}
+
+/// Which records, and why; times as the operator typed them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Erase {
+    /// A request id.
+    pub request: Option<String>,
+    /// A tenant.
+    pub tenant: Option<String>,
+    /// One of its principals.
+    pub principal: Option<String>,
+    /// From when.
+    pub from: Option<String>,
+    /// Until when.
+    pub until: Option<String>,
+    /// Why; stands in the record of the erasure.
+    pub reason: String,
+    /// Whether it is done or only counted.
+    pub confirm: bool,
 }
 
 /// A passphrase on its way over the socket; zeroed when it is dropped and

@@ -5,11 +5,11 @@ use ringfence_access::permit::Administer;
 use ringfence_access::{Ask, Permit};
 use ringfence_format::names::Tenant;
 use ringfence_log::Recorded;
-use ringfence_store::{CommitError, SweepMode};
+use ringfence_store::SweepMode;
 use serde_json::Value;
 
 use super::call::{Call, Progress};
-use super::{data, keys, logs, policy, sites, tenants};
+use super::{cuts, data, keys, logs, policy, sites, tenants};
 use crate::cli::{Failure, Kind};
 use crate::installation::Installation;
 
@@ -60,6 +60,8 @@ async fn after_record(
         Call::LogProve { request } => logs::prove(installation, &request).await,
         Call::LogShow { request: Some(request), .. } => logs::show_one(installation, &request),
         Call::LogShow { request: None, from, limit } => logs::show(installation, from, limit),
+        Call::LogTrim { before, dry_run } => cuts::trim(installation, receipt, before.as_deref(), dry_run).await,
+        Call::LogErase(erase) => cuts::erase(installation, receipt, &erase).await,
         Call::Scrub {} => data::scrub(installation, receipt, progress).await,
         Call::Sweep { dry_run: true, .. } => data::sweep(installation, receipt, SweepMode::DryRun).await,
         Call::Sweep { confirm_recovered: true, .. } => {
@@ -143,6 +145,8 @@ fn ask(installation: &Installation, call: &Call) -> Result<Ask, Failure> {
             });
             detailed(Ask::on_installation("admin:LogShow"), what)
         }
+        Call::LogTrim { before, dry_run } => cuts::ask_to_trim(installation, before.as_deref(), *dry_run)?,
+        Call::LogErase(erase) => cuts::ask_to_erase(installation, erase)?,
         Call::Scrub {} => Ask::on_installation("admin:Scrub"),
         Call::Sweep { dry_run: true, .. } => Ask::on_installation("admin:SweepDryRun"),
         Call::Sweep { .. } => Ask::on_installation("admin:Sweep"),
@@ -166,14 +170,4 @@ pub(super) fn known_tenant(installation: &Installation, name: &str) -> Result<Te
         None => Err(Failure::new(Kind::Usage, format!("no tenant is called `{name}`"))
             .next("`ringfence tenant list` shows those there are")),
     }
-}
-
-/// A change the store did not take, for the operator.
-pub(super) fn not_committed(error: CommitError) -> Failure {
-    let kind = match &error {
-        CommitError::Conflict(_) => Kind::Usage,
-        CommitError::Denied(_) => Kind::Refused,
-        _ => Kind::Unavailable,
-    };
-    Failure::new(kind, error)
 }

@@ -5,12 +5,13 @@
 //! knows it was given it with the answer, and reading it is itself recorded.
 
 use ringfence_format::leaf::{parse_request_id, request_id};
-use ringfence_format::record::{ActorKind, Record, Seq};
+use ringfence_format::record::{ActorKind, Core, Record, Seq};
 use ringfence_log::{LogError, OpenError};
 use serde_json::{Value, json};
 
 use crate::cli::{Failure, Kind};
 use crate::installation::Installation;
+use crate::retention::time;
 
 /// Records that one answer may hold.
 const SHOWN_MAX: u64 = 10_000;
@@ -26,7 +27,7 @@ pub(super) fn show(installation: &Installation, from: Option<u64>, limit: u64) -
     for seq in from..size.min(from.saturating_add(limit)) {
         records.push(match lookup(installation, seq)? {
             Read::Whole(record) => shown(seq, &record, is_control_plane(&record)),
-            Read::Gone(why) => json!({ "seq": seq, "request_id": request_id(seq), "gone": why }),
+            Read::Gone(why, core) => gone(seq, why, core.as_deref()),
         });
     }
     Ok(json!({ "size": size, "records": records }))
@@ -34,8 +35,13 @@ pub(super) fn show(installation: &Installation, from: Option<u64>, limit: u64) -
 
 /// The record of one request.
 pub(super) fn show_one(installation: &Installation, id: &str) -> Result<Value, Failure> {
-    let (seq, record) = requested(installation, id)?;
-    Ok(json!({ "size": installation.log().durable_size(), "records": [shown(seq, &record, true)] }))
+    let size = installation.log().durable_size();
+    let seq = request(installation, id)?;
+    let record = match lookup(installation, seq)? {
+        Read::Whole(record) => shown(seq, &record, true),
+        Read::Gone(why, core) => gone(seq, why, core.as_deref()),
+    };
+    Ok(json!({ "size": size, "records": [record] }))
 }
 
 /// The record of one request, what came of it, and the policies that decided.
@@ -56,7 +62,7 @@ pub(super) fn explain(installation: &Installation, id: &str) -> Result<Value, Fa
 /// The proof that a request is on record, as C2SP tlog-proof: whoever has the
 /// log's public key can check it, without us and without any other key.
 pub(super) async fn prove(installation: &Installation, id: &str) -> Result<Value, Failure> {
-    let (seq, _) = requested(installation, id)?;
+    let seq = request(installation, id)?;
     let log = installation.log().clone();
     // Waits for a checkpoint that covers the record.
     let proof = tokio::task::spawn_blocking(move || log.publish().and_then(|()| log.prove(seq))).await;
@@ -84,33 +90,44 @@ fn outcomes(installation: &Installation, of: Seq) -> Vec<Value> {
 }
 
 fn requested(installation: &Installation, id: &str) -> Result<(Seq, Box<Record>), Failure> {
-    let unknown = || {
+    let seq = request(installation, id)?;
+    match lookup(installation, seq)? {
+        Read::Whole(record) => Ok((seq, record)),
+        Read::Gone(why, _) => Err(Failure::new(Kind::Wrong, format!("record #{seq} cannot be read: {why}"))),
+    }
+}
+
+/// The record that a request id names.
+fn request(installation: &Installation, id: &str) -> Result<Seq, Failure> {
+    let found = parse_request_id(id).filter(|seq| *seq < installation.log().durable_size());
+    found.ok_or_else(|| {
         let shown: String = id.chars().take(64).collect();
         Failure::new(Kind::Usage, format!("no request `{shown}` is on record"))
             .next("the request id stands in `x-amz-request-id` and in every S3 error")
-    };
-    let seq = parse_request_id(id).ok_or_else(unknown)?;
-    if seq >= installation.log().durable_size() {
-        return Err(unknown());
-    }
-    match lookup(installation, seq)? {
-        Read::Whole(record) => Ok((seq, record)),
-        Read::Gone(why) => Err(Failure::new(Kind::Wrong, format!("record #{seq} cannot be read: {why}"))),
-    }
+    })
 }
 
 enum Read {
     Whole(Box<Record>),
-    Gone(String),
+    /// Why, and what happened where that is left.
+    Gone(String, Option<Box<Core>>),
 }
 
 fn lookup(installation: &Installation, seq: Seq) -> Result<Read, Failure> {
-    match installation.log().lookup(seq) {
+    let log = installation.log();
+    match log.lookup(seq) {
         Ok(record) => Ok(Read::Whole(Box::new(record))),
-        Err(LogError::Unreadable { why: OpenError::Erased, .. }) => Ok(Read::Gone("erased".to_owned())),
-        Err(LogError::Unreadable { why, .. }) => Ok(Read::Gone(why.to_string())),
+        Err(LogError::Unreadable { why, .. }) => {
+            let core = matches!(why, OpenError::Erased { .. }).then(|| log.core(seq).ok().map(Box::new)).flatten();
+            Ok(Read::Gone(why.to_string(), core))
+        }
         Err(error) => Err(Failure::new(Kind::Unavailable, error)),
     }
+}
+
+fn gone(seq: Seq, why: String, core: Option<&Core>) -> Value {
+    let time = core.map(|core| time(core.time_us));
+    json!({ "seq": seq, "request_id": request_id(seq), "time": time, "core": core, "gone": why })
 }
 
 /// What no tenant's credential caused: the operator's own and the system's.
@@ -139,12 +156,4 @@ fn shown(seq: Seq, record: &Record, whole: bool) -> Value {
         "resource": resource,
         "redacted": !whole,
     })
-}
-
-/// RFC 3339 with microseconds, UTC.
-fn time(us: u64) -> String {
-    let at = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(us) * 1000);
-    at.ok()
-        .and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok())
-        .unwrap_or_else(|| format!("{us} us"))
 }

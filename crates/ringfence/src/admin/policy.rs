@@ -10,9 +10,8 @@ use ringfence_format::names::{BucketId, BucketName, Tenant};
 use ringfence_format::redo::Bucket;
 use serde_json::{Value, json};
 
-use super::handle::not_committed;
 use crate::cli::{Failure, Kind};
-use crate::installation::{FIRST_TENANT, Installation, keep_policies, read_set};
+use crate::installation::{FIRST_TENANT, Installation, read_set};
 
 /// The policies in force.
 pub(super) fn show(installation: &Installation) -> Value {
@@ -93,14 +92,8 @@ pub(super) async fn apply(
     if set.sha256() == engine.set().sha256() {
         return Ok(json!({ "epoch": engine.epoch(), "changed": false, "diff": "" }));
     }
-    let epoch = engine.epoch() + 1;
-    let recorded = installation.store().put_policy(Some(permit.into()), epoch, set.sha256()).await;
-    let recorded = recorded.map_err(not_committed)?;
-    let epoch = engine.adopt_recorded(set, &recorded).map_err(|e| Failure::new(Kind::Unavailable, e))?;
-    keep_policies(installation.dir(), installation.config(), &text)?;
-    metrics::gauge!("ringfence_policy_epoch").set(epoch as f64);
-    tracing::info!(epoch, record = recorded.index(), "policies put in force");
-    Ok(json!({ "epoch": epoch, "changed": true, "record": recorded.index(), "diff": changes }))
+    let (epoch, record) = installation.put_in_force(permit, set, &text).await?;
+    Ok(json!({ "epoch": epoch, "changed": true, "record": record, "diff": changes }))
 }
 
 fn diff(installation: &Installation, set: &PolicySet) -> String {

@@ -1,12 +1,14 @@
 //! `tenant add|list` and `key add|list|disable`.
 
+use ringfence_access::keys::KeyState;
 use ringfence_access::permit::Administer;
 use ringfence_access::{Ask, Permit};
 use ringfence_format::names::{KeyId, Principal};
 use ringfence_format::redo::StaticKeyRow;
+use ringfence_store::CommitError;
 use serde_json::{Value, json};
 
-use super::handle::{known_tenant, not_committed, tenant};
+use super::handle::{known_tenant, tenant};
 use crate::cli::{Failure, Kind};
 use crate::installation::{FIRST_PRINCIPAL, Installation, NewKey};
 
@@ -83,11 +85,13 @@ pub(super) fn list_keys(installation: &Installation, of: Option<&str>) -> Result
     let keys = installation.catalog().static_keys();
     let keys =
         keys.iter().map(|key| &key.row).filter(|row| wanted.as_ref().is_none_or(|w| row.tenant == *w)).map(|row| {
-            let issued = installation.keys.find(&row.id).and_then(|entry| entry.issued);
-            let state = match (row.disabled_ms, issued) {
-                (Some(_), _) => "disabled",
-                (None, None) => "not issued: refused",
-                (None, Some(_)) => "active",
+            let entry = installation.keys.find(&row.id);
+            let issued = entry.as_ref().and_then(|entry| entry.issued);
+            let state = match (row.disabled_ms, issued, entry.map(|entry| entry.state)) {
+                (Some(_), ..) => "disabled",
+                (None, None, _) => "not issued: refused",
+                (None, Some(_), Some(KeyState::Active)) => "active",
+                (None, Some(_), _) => "suspended: disabling it is not on record",
             };
             json!({
                 "access_key_id": row.id,
@@ -104,6 +108,14 @@ pub(super) fn list_keys(installation: &Installation, of: Option<&str>) -> Result
 
 /// Disables a key, for ever. Requests that are being answered with it are cut
 /// within seconds; new ones are refused from here on.
+///
+/// 1. It is suspended: nothing is granted to it behind the record of step 2.
+/// 2. The record and the row, in one step. Revocation may use the log's
+///    reserve. A crash before leaves the key as it was, one after it disabled.
+/// 3. It is disabled here too.
+///
+/// Where step 2 fails the key stays suspended while this process runs: who
+/// wanted it dead is told that it is, for how long, and to try again.
 pub(super) async fn disable_key(
     installation: &Installation,
     permit: Permit<Administer>,
@@ -112,10 +124,22 @@ pub(super) async fn disable_key(
     let row = key_row(installation, id)?;
     if row.disabled_ms.is_none() {
         let disabled = StaticKeyRow { disabled_ms: Some(installation.clock().now_us() / 1000), ..row.clone() };
-        // Dead first, recorded then: in between nobody gets in who should not.
-        installation.keys.disable(&row.id);
-        let committed = installation.store().put_static_key(permit, disabled).await;
-        drop(committed.map_err(not_committed)?);
+        installation.keys.suspend(&row.id);
+        match installation.store().put_static_key(permit, disabled).await {
+            // `Unsettled` is on record: whoever applies it finds the key disabled.
+            Ok(_) | Err(CommitError::Unsettled(_)) => drop(installation.keys.disable(&row.id)),
+            Err(refused @ (CommitError::Conflict(_) | CommitError::Denied(_))) => {
+                installation.keys.resume(&row.id);
+                return Err(refused.into());
+            }
+            Err(error) => {
+                return Err(Failure::new(
+                    Kind::Unavailable,
+                    format!("key `{}` is refused while this server runs, but that is not on record: {error}", row.id),
+                )
+                .next("disable it again before the next start, which would accept it"));
+            }
+        }
     }
     Ok(json!({ "access_key_id": row.id, "tenant": row.tenant, "state": "disabled" }))
 }

@@ -66,6 +66,25 @@ impl Failure {
     }
 }
 
+impl From<ringfence_log::LogError> for Failure {
+    fn from(error: ringfence_log::LogError) -> Self {
+        Self::new(Kind::Unavailable, error)
+    }
+}
+
+/// A change the store did not take.
+impl From<ringfence_store::CommitError> for Failure {
+    fn from(error: ringfence_store::CommitError) -> Self {
+        use ringfence_store::CommitError;
+        let kind = match &error {
+            CommitError::Conflict(_) => Kind::Usage,
+            CommitError::Denied(_) => Kind::Refused,
+            _ => Kind::Unavailable,
+        };
+        Self::new(kind, error)
+    }
+}
+
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         let mut failure = Self::new(Kind::Configuration, &error);

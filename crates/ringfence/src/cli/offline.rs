@@ -67,12 +67,29 @@ pub fn log_verify(
         "records": verified.records,
         "erased": verified.erased,
         "erased_by": verified.erased_by,
-        "trimmed_before": verified.trimmed_before,
+        "trimmed": verified.trimmed,
+        "trimmed_by": verified.trimmed_by,
+        "without_records": verified.without_records,
         "beyond_checkpoint": verified.beyond,
         "extends": verified.extends,
     });
     output.answer(&report, |o| {
-        o.say(&format!("{} {} entries, {} erased", o.good("verified:"), verified.entries, verified.erased));
+        let by = |records: &std::collections::BTreeSet<u64>| match records.len() {
+            0 => String::new(),
+            1..=5 => {
+                let named: Vec<_> = records.iter().map(|by| format!("#{by}")).collect();
+                format!(" by record {}", named.join(", "))
+            }
+            n => format!(" by {n} records"),
+        };
+        let (erased, trimmed) = (by(&verified.erased_by), by(&verified.trimmed_by));
+        o.say(&format!(
+            "{} {} entries, {} erased{erased}, {} trimmed{trimmed}",
+            o.good("verified:"),
+            verified.entries,
+            verified.erased,
+            verified.trimmed,
+        ));
         o.field("log", key.name());
         o.field("root", report["root"].as_str().unwrap_or_default());
         match verified.extends {
@@ -81,8 +98,8 @@ pub fn log_verify(
                 "  not compared with an earlier checkpoint: keep this one elsewhere, and give it with --against next time",
             )),
         }
-        if verified.trimmed_before > 0 {
-            o.field("trimmed", &format!("records before #{}; their entries are still proved", verified.trimmed_before));
+        if verified.without_records > 0 {
+            o.field("records", "not in this copy, which has the tree alone: entries are proved, fields are not");
         }
         if verified.beyond > 0 {
             o.field("beyond", &format!("{} records are not under the checkpoint yet", verified.beyond));
@@ -154,8 +171,7 @@ pub fn recover(common: &Common, output: &Output) -> Result<(), Failure> {
             ));
         }
         for (count, what) in [
-            (report.erased_records, "records were erased; what they changed is not known"),
-            (report.trimmed_records, "records were trimmed; what they changed is known from the sites alone"),
+            (report.trimmed_changes, "trimmed records had changed something of which nothing was left"),
             (report.superseded, "older versions of a key were left out"),
             (report.incomplete, "copies without all their chunks were left out"),
         ] {

@@ -8,9 +8,9 @@ use serde_json::Value;
 use super::output::human_bytes;
 use super::{
     Command, Common, Failure, KeyCommand, KeysCommand, Kind, LogCommand, Output, PolicyCommand, SiteCommand,
-    TenantCommand, connect, passphrase,
+    TenantCommand, connect, cuts, passphrase,
 };
-use crate::admin::call::Call;
+use crate::admin::call::{Call, Erase};
 
 /// Runs one of them.
 pub fn run(common: &Common, command: Command, output: &Output) -> Result<(), Failure> {
@@ -21,6 +21,11 @@ pub fn run(common: &Common, command: Command, output: &Output) -> Result<(), Fai
         Command::Site(SiteCommand::Check { site }) => site_check(common, site, output),
         Command::Log(LogCommand::Show { request, from, limit }) => log_show(common, request, from, limit, output),
         Command::Log(LogCommand::Prove { request }) => log_prove(common, request, output),
+        Command::Log(LogCommand::Trim { before, dry_run }) => cuts::trim(common, before, dry_run, output),
+        Command::Log(LogCommand::Erase { request, tenant, principal, from, until, reason, confirm }) => {
+            let erase = Erase { request, tenant, principal, from, until, reason, confirm };
+            cuts::erase(common, erase, output)
+        }
         Command::Key(command) => key(common, command, output),
         Command::Keys(KeysCommand::Backup { file }) => keys_backup(common, &file, output),
         Command::Keys(KeysCommand::Rotate { tenant }) => keys_rotate(common, tenant, output),

@@ -46,6 +46,7 @@ pub(super) fn all(config: &Config) -> Check {
     sites(config)?;
     labels(config)?;
     placements(config)?;
+    retention(config)?;
     background(config)
 }
 
@@ -222,9 +223,21 @@ fn placements(config: &Config) -> Check {
     }
 }
 
+/// Who did something is of little use without what was in force then.
+fn retention(config: &Config) -> Check {
+    let log = &config.log;
+    if log.keep_control_days != 0 && (log.keep_access_days == 0 || log.keep_access_days > log.keep_control_days) {
+        let message = "control-plane records would go before the access records they explain".to_owned();
+        return wrong(&["log", "keep_control_days"], message, "at least `keep_access_days`, or 0 for ever");
+    }
+    Ok(())
+}
+
 fn background(config: &Config) -> Check {
     let b = &config.background;
-    for (key, value) in [("sweep_every_s", b.sweep_every_s), ("scrub_every_s", b.scrub_every_s)] {
+    let intervals =
+        [("sweep_every_s", b.sweep_every_s), ("scrub_every_s", b.scrub_every_s), ("trim_every_s", b.trim_every_s)];
+    for (key, value) in intervals {
         if value == 0 {
             return wrong(&["background", key], "an interval of 0 never rests".to_owned(), "give seconds, at least 1");
         }

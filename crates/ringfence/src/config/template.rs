@@ -22,6 +22,9 @@ addr = "127.0.0.1:9301"
 [log]
 # Space the log may take, in MiB.
 budget_mib = 65536
+# Days after which the fields of records go; that there was a record stays provable.
+keep_access_days = 90
+keep_control_days = 730
 
 [keys]
 provider = "file"
@@ -91,10 +94,14 @@ copies = 1
 
 [policy]
 file = "policy.cedar"
+# Edited, it takes effect at once, after its diff is recorded; false waits for
+# `ringfence policy apply` or the next start.
+watch = true
 
 [background]
 sweep_every_s = 60
 scrub_every_s = 604800
 scrub_mib_per_s = 50
 abort_uploads_days = 7
+trim_every_s = 86400
 "#;

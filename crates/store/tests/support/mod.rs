@@ -25,11 +25,11 @@ use ringfence_format::names::{
     BucketId, BucketName, InstallationId, KeyId, Label, ObjectKey, ObjectVersion, PartId, Principal, Realm, SiteId,
     Tenant, UploadId, VersionUid,
 };
-use ringfence_format::record::{Record, Seq};
+use ringfence_format::record::{Core, Record, Seq};
 use ringfence_format::redo::{
     Bucket, HeadInfo, LabelSource, Part, Redo, StaticKeyRow, TenantRow, Upload, UploadPart, Version,
 };
-use ringfence_log::{Log, OpenError, Options, Recorded, SealError, SealRecord, SignCheckpoint};
+use ringfence_log::{Keep, Log, OpenError, Options, Recorded, SealError, SealRecord, SignCheckpoint};
 use ringfence_store::site::{FirstUse, Site, SiteInfo, SiteKind};
 use ringfence_store::{
     Authenticate, Authority, Commit, CommitError, CompleteUpload, Conditions, Copies, DeleteTarget, OpenHead,
@@ -52,7 +52,8 @@ impl SealRecord for Sealer {
         let commitments = Group::ALL.map(one);
         let [core, subject, resource] = groups;
         let redo = record.redo.as_ref().map_or(Vec::new(), |redo| minicbor::to_vec(redo).unwrap());
-        Ok(SealedRecord { commitments, key_id: *b"test-key", core, subject, resource, redo, erased_by: None })
+        let key_id = *b"test-key";
+        Ok(SealedRecord { commitments, key_id, core, subject, resource, redo, ..SealedRecord::default() })
     }
     fn open(&self, _: Seq, sealed: &SealedRecord) -> Result<Record, OpenError> {
         let corrupt = |e: minicbor::decode::Error| OpenError::Corrupt(e.to_string());
@@ -69,6 +70,29 @@ impl SealRecord for Sealer {
     }
     fn salts(&self, seq: Seq, _: &SealedRecord) -> Result<[Hash; 3], OpenError> {
         Ok(Group::ALL.map(|group| salt(&[7; 32], ORIGIN, seq, group)))
+    }
+
+    fn open_core(&self, _: Seq, sealed: &SealedRecord) -> Result<Core, OpenError> {
+        minicbor::decode(&sealed.core).map_err(|e| OpenError::Corrupt(e.to_string()))
+    }
+
+    fn open_redo(&self, _: Seq, sealed: &SealedRecord) -> Result<Option<Redo>, OpenError> {
+        match sealed.redo.as_slice() {
+            [] => Ok(None),
+            bytes => minicbor::decode(bytes).map(Some).map_err(|e| OpenError::Corrupt(e.to_string())),
+        }
+    }
+
+    fn reseal(&self, _: Seq, sealed: &SealedRecord, keep: Keep) -> Result<SealedRecord, OpenError> {
+        let mut new = SealedRecord { key_id: *b"next-key", ..sealed.clone() };
+        if keep == Keep::Core {
+            (new.subject, new.resource) = (Vec::new(), Vec::new());
+        }
+        Ok(new)
+    }
+
+    fn mark(&self, seq: Seq, cut: &SealedRecord) -> Result<[u8; 32], OpenError> {
+        Ok(commit(&salt(&[9; 32], ORIGIN, seq, Group::Core), &cut.to_bytes()))
     }
 }
 
@@ -189,22 +213,31 @@ pub fn open_sites(dir: &Path) -> Vec<Site> {
         .collect()
 }
 
+fn key_row() -> StaticKeyRow {
+    StaticKeyRow {
+        id: key_id(),
+        tenant: tenant(),
+        principal: Principal::parse("alice").unwrap(),
+        sealed_secret: vec![1, 2, 3],
+        created_ms: 1,
+        disabled_ms: None,
+    }
+}
+
 impl World {
     pub async fn new(dir: &Path) -> Self {
         // Later than any file these tests write: a site's file times are real.
         let world = Self::open(dir, START_US, 1).await.unwrap();
         let tenant = TenantRow { name: tenant(), realm: realm(), created_ms: 1 };
-        let row = StaticKeyRow {
-            id: key_id(),
-            tenant: tenant.name.clone(),
-            principal: Principal::parse("alice").unwrap(),
-            sealed_secret: vec![1, 2, 3],
-            created_ms: 1,
-            disabled_ms: None,
-        };
-        let _issued = world.store.bootstrap(tenant, row).await.unwrap();
+        let _issued = world.store.bootstrap(tenant, key_row()).await.unwrap();
         world.reload_keys();
         world
+    }
+
+    /// Issues anew the key that every caller here signs with.
+    pub async fn issue_key(&self) {
+        let _issued = self.store.put_static_key(self.operator(), key_row()).await.unwrap();
+        self.reload_keys();
     }
 
     /// The next process on the same directory, at a later time.

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::Provider;
 use crate::error::VaultError;
-use crate::secret::{Key32, Passphrase, random, random_key};
+use crate::secret::{Key32, Passphrase, random};
 
 /// What unlocks a keyring.
 pub enum Unlock {
@@ -68,11 +68,6 @@ enum Root {
 }
 
 impl FileProvider {
-    /// Makes a new root key; returns what the keyring must store.
-    pub(crate) fn create(unlock: &Unlock, owner: &str, path: &Path) -> Result<(Self, Slot, Vec<u8>), VaultError> {
-        Self::adopt(unlock, owner, path, random_key()?)
-    }
-
     /// Wraps a root key that exists already under a new unlock.
     pub(crate) fn adopt(
         unlock: &Unlock,
@@ -106,8 +101,7 @@ impl FileProvider {
         Ok(Self::hold(unlock, slot, wrapped, owner, path, root))
     }
 
-    /// The root key itself, for a backup: this provider, alone, can give it.
-    pub(crate) fn root(&self) -> Result<Key32, VaultError> {
+    fn root(&self) -> Result<Key32, VaultError> {
         match &self.root {
             Root::Kept(root) => Ok(Zeroizing::new(**root)),
             Root::Reread { key_file, slot, wrapped, owner, path } => {
@@ -140,6 +134,10 @@ impl Provider for FileProvider {
         let wrong = |why| VaultError::Wrapped { what: "key", why };
         let wrapped = wrapped.try_into().map_err(|_| wrong(WrapError::Short))?;
         wrap::unwrap_key(&*self.root()?, place, wrapped).map_err(wrong)
+    }
+
+    fn export_root(&self) -> Result<Key32, VaultError> {
+        self.root()
     }
 }
 
