@@ -6,7 +6,7 @@ use std::path::Path;
 use ringfence_db::disk::{Disk, Durable};
 use ringfence_db::rusqlite::Connection;
 use ringfence_log::Run;
-use ringfence_store::{Conflict, SweepMode};
+use ringfence_store::{Conflict, SweepError, SweepMode};
 
 use crate::act::{Private, Told};
 use crate::chance::Chance;
@@ -25,6 +25,8 @@ pub struct Options {
     pub steps: u64,
     /// A promise to break, so that a check fails.
     pub sabotage: Option<Sabotage>,
+    /// Prints every operation.
+    pub verbose: bool,
 }
 
 /// What came of a history.
@@ -172,6 +174,9 @@ pub(crate) struct History {
     backup: Option<Vec<u8>>,
     trace: VecDeque<String>,
     sabotage: Option<Sabotage>,
+    /// Several requests at once, and the log's own threads.
+    pub(crate) loose: bool,
+    verbose: bool,
 }
 
 /// How a life ends.
@@ -187,8 +192,10 @@ impl History {
         let mut chance = Chance::new(options.seed);
         let machine = Machine::new(options.sabotage).await.map_err(|e| e.to_string())?;
         let public_copies = 1 + usize::from(chance.one_in(2));
-        // One in four histories has the log's own threads.
-        let run = if options.seed % 4 == 3 { Run::Threads } else { Run::Stepped };
+        // One in four histories runs with the log's own threads and with
+        // several requests at once; it does not repeat exactly.
+        let loose = options.seed % 4 == 3;
+        let run = if loose { Run::Threads } else { Run::Stepped };
         let setup = Setup { public_copies, run };
         let life = Life::open(&machine, setup, &mut chance).await?;
         life.first_start().await?;
@@ -206,6 +213,8 @@ impl History {
             backup: None,
             trace: VecDeque::new(),
             sabotage: options.sabotage,
+            loose,
+            verbose: options.verbose,
         })
     }
 
@@ -224,6 +233,9 @@ impl History {
     }
 
     pub(crate) fn say(&mut self, line: String) {
+        if self.verbose {
+            println!("  {}: {line}", self.step);
+        }
         if self.trace.len() == TRACE {
             self.trace.pop_front();
         }
@@ -478,6 +490,12 @@ impl History {
         let Ok(because) = life.because("system:Sweep").await else { return Ok(()) };
         let keys = Upkeep { vault: life.vault.clone(), because };
         let swept = life.store.sweep(mode, SWEEP_GRACE_MS, &keys).await;
+        if matches!(swept, Err(SweepError::NotConfirmed)) && mode == SweepMode::Erase {
+            // A power cut can undo the confirmation: it is asked for again.
+            self.say("the recovery is confirmed again".to_owned());
+            Box::pin(self.sweep(SweepMode::DryRun)).await?;
+            return Box::pin(self.sweep(SweepMode::EraseRecovered)).await;
+        }
         let line = match swept {
             Ok(report) => format!("{mode:?}: {report:?}"),
             Err(error) if self.calm => return Err(format!("the sweep failed: {error}")),

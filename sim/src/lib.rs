@@ -26,5 +26,6 @@ modelled: disks (in memory: POSIX durability, torn and lost writes, failing and 
           of the binary without HTTP), the checkpointer's timer (its statement is a step)
 left out: faults of the keyring's disk (it lies on the real one), reads of a disk that lie, power cuts while several
           requests run
-by seed:  operations, faults, crashes, names, time. Not by seed: keys and nonces; which of several sites, or of
-          several requests at once, comes first; timeouts; every fourth seed runs the log's own threads";
+by seed:  operations, faults, crashes, names, time. Not by seed: keys and nonces; which of two sites is written
+          first; timeouts. Every fourth seed (3, 7, 11 …) runs the log's own threads and several requests at once:
+          their order is not by seed either";

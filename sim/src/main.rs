@@ -22,6 +22,9 @@ struct Arguments {
     /// Go on with further seeds until so many seconds are over
     #[arg(long, value_name = "SECONDS")]
     time: Option<u64>,
+    /// Print every operation
+    #[arg(long)]
+    verbose: bool,
 }
 
 fn range(text: &str) -> Result<(u64, u64), String> {
@@ -46,7 +49,7 @@ fn main() -> ExitCode {
             break;
         }
         println!("seed {seed}");
-        match run(Options { seed, steps: arguments.steps, sabotage: None }) {
+        match run(Options { seed, steps: arguments.steps, sabotage: None, verbose: arguments.verbose }) {
             Ok(report) => {
                 println!("  {report}");
                 total.add(&report);

@@ -23,7 +23,8 @@ impl History {
     pub(crate) async fn operation(&mut self) -> Result<(), String> {
         match self.chance.below(120) {
             0..=34 => self.put().await,
-            35..=38 => self.burst().await,
+            35..=38 if self.loose => self.burst().await,
+            35..=38 => self.put().await,
             39..=43 => self.copy().await,
             44..=55 => self.delete().await,
             56..=77 => self.read().await,

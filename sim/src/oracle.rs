@@ -170,7 +170,12 @@ impl Oracle {
         // What may be so already says nothing of whether this happened.
         let changes: Vec<_> = changes.into_iter().filter(|(place, state)| !self.can(place).contains(state)).collect();
         for (place, state) in &changes {
-            self.known(place).can.push(state.clone());
+            let known = self.known(place);
+            // What is on record is so, or what came after it.
+            if let Some(recorded) = known.recorded.take() {
+                known.can = vec![recorded];
+            }
+            known.can.push(state.clone());
         }
         self.together.push(Together { changes });
     }
