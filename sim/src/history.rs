@@ -452,7 +452,7 @@ impl History {
     fn lose_catalogue(&self) -> std::io::Result<()> {
         let disk = self.machine.disk(Which::Main);
         for ending in ["", "-wal", "-journal"] {
-            let mut path = self.machine.catalogue().into_os_string();
+            let mut path = self.machine.dir().join("catalogue.db").into_os_string();
             path.push(ending);
             match disk.unlink(Path::new(&path)) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
@@ -466,7 +466,7 @@ impl History {
     pub(crate) fn back_up(&mut self) {
         let (path, disk) = (self.machine.dir().join("copy.db"), self.machine.disk(Which::Main));
         let _absent = disk.unlink(&path);
-        if self.life().store.catalog().back_up(&path).is_ok() {
+        if self.life().store.catalog().back_up(&self.machine.in_sqlite("copy.db")).is_ok() {
             self.backup = disk.read(&path).ok();
         }
         let _absent = self.machine.disk(Which::Main).unlink(&path);
@@ -480,7 +480,7 @@ impl History {
         self.end(End::Close).await;
         self.lose_catalogue().map_err(|e| e.to_string())?;
         let disk = self.machine.disk(Which::Main);
-        disk.replace(&self.machine.catalogue(), &backup, Durable::Yes).map_err(|e| e.to_string())?;
+        disk.replace(&self.machine.dir().join("catalogue.db"), &backup, Durable::Yes).map_err(|e| e.to_string())?;
         self.report.rebuilt += 1;
         self.start().await
     }

@@ -60,6 +60,8 @@ struct Slot {
 /// The machine over all its lives.
 pub struct Machine {
     name: String,
+    /// Where SQLite finds the main disk in this life.
+    mount: String,
     main: Slot,
     second: Slot,
     stopped: Arc<AtomicBool>,
@@ -77,7 +79,7 @@ pub struct Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        vfs::unmount(&self.name);
+        vfs::unmount(&self.mount);
     }
 }
 
@@ -87,8 +89,10 @@ impl Machine {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let clock = Arc::new(ManualClock::new(START_US));
         let slot = || Slot { disk: SimDisk::new(), plan: Arc::default() };
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let mut machine = Self {
-            name: format!("machine-{}", NUMBER.fetch_add(1, Ordering::Relaxed)),
+            name: "data".to_owned(),
+            mount: format!("machine-{number}-life-0"),
             main: slot(),
             second: slot(),
             stopped: Arc::default(),
@@ -109,9 +113,14 @@ impl Machine {
         Path::new("/").join(&self.name)
     }
 
-    /// The catalogue's file.
+    /// The catalogue's file, as SQLite finds it in this life.
     pub fn catalogue(&self) -> PathBuf {
-        self.dir().join("catalogue.db")
+        self.in_sqlite("catalogue.db")
+    }
+
+    /// A file of [`Self::dir`], as SQLite finds it in this life.
+    pub fn in_sqlite(&self, name: &str) -> PathBuf {
+        Path::new("/").join(&self.mount).join(name)
     }
 
     /// A disk as it is now.
@@ -188,6 +197,10 @@ impl Machine {
             self.main.disk = older;
         }
         self.stopped.store(false, Ordering::SeqCst);
+        vfs::unmount(&self.mount);
+        let (machine, life) = self.mount.rsplit_once('-').expect("it ends in the life's number");
+        let life: u64 = life.parse().expect("a number");
+        self.mount = format!("{machine}-{}", life + 1);
         self.plug_in();
     }
 
@@ -199,7 +212,7 @@ impl Machine {
     }
 
     fn plug_in(&mut self) {
-        vfs::mount(&self.name, self.main.disk.clone());
+        vfs::mount(&self.mount, self.main.disk.clone(), &self.dir());
         for slot in [&self.main, &self.second] {
             {
                 let mut plan = plan(&slot.plan);

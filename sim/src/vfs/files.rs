@@ -44,14 +44,14 @@ impl Open {
     }
 
     pub(super) fn named(path: &Path, how: How) -> io::Result<Self> {
-        let mount = mount_of(path).ok_or(ErrorKind::NotFound)?;
-        let opened = if how.exclusive { Err(ErrorKind::NotFound.into()) } else { mount.disk.open(path) };
+        let (mount, path) = mount_of(path).ok_or(ErrorKind::NotFound)?;
+        let opened = if how.exclusive { Err(ErrorKind::NotFound.into()) } else { mount.disk.open(&path) };
         let (file, created) = match opened {
-            Err(e) if e.kind() == ErrorKind::NotFound && how.create => (mount.disk.create(path)?, true),
+            Err(e) if e.kind() == ErrorKind::NotFound && how.create => (mount.disk.create(&path)?, true),
             other => (other?, false),
         };
-        let lock = mount.lock_of(path);
-        let data = Data::Disk { mount, path: path.to_owned(), file, lock, new_journal: created && how.journal };
+        let lock = mount.lock_of(&path);
+        let data = Data::Disk { mount, path, file, lock, new_journal: created && how.journal };
         Ok(Self { data, level: Level::None, shm: None })
     }
 
@@ -173,14 +173,14 @@ impl Drop for Open {
 
 /// Takes a file away, durably if asked.
 pub(super) fn delete(path: &Path, durable: bool) -> io::Result<()> {
-    let mount = mount_of(path).ok_or(ErrorKind::NotFound)?;
-    mount.disk.unlink(path)?;
+    let (mount, path) = mount_of(path).ok_or(ErrorKind::NotFound)?;
+    mount.disk.unlink(&path)?;
     if durable { mount.disk.sync_dir(path.parent().unwrap_or(Path::new("/"))) } else { Ok(()) }
 }
 
 /// Whether a file is there and not empty: an empty one counts as absent, as
 /// with the unix VFS.
 pub(super) fn exists(path: &Path) -> bool {
-    let file = mount_of(path).and_then(|mount| mount.disk.open_read(path).ok());
+    let file = mount_of(path).and_then(|(mount, path)| mount.disk.open_read(&path).ok());
     file.is_some_and(|file| file.len().is_ok_and(|len| len > 0))
 }

@@ -24,6 +24,7 @@ use self::locks::{FileLock, Shm};
 /// A disk as the connections of one life of a machine see it.
 pub(crate) struct Mount {
     disk: SimDisk,
+    root: PathBuf,
     locks: Mutex<HashMap<PathBuf, Arc<Mutex<FileLock>>>>,
     shms: Mutex<HashMap<PathBuf, Arc<Mutex<Shm>>>>,
 }
@@ -37,13 +38,14 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Puts `disk` in place of everything below `/name`. Connections that are open
-/// there already stay with the disk they were opened on.
+/// Puts what is below `root` on `disk` in place of everything below `/name`.
+/// Each life of a process takes a name of its own: what a connection of an
+/// earlier life still does by name must not reach this one.
 ///
 /// From the first call on, SQLite in this process opens simulated files only.
-pub fn mount(name: &str, disk: SimDisk) {
+pub fn mount(name: &str, disk: SimDisk, root: &Path) {
     table::register();
-    let mount = Mount { disk, locks: Mutex::default(), shms: Mutex::default() };
+    let mount = Mount { disk, root: root.to_owned(), locks: Mutex::default(), shms: Mutex::default() };
     mounts().insert(name.to_owned(), Arc::new(mount));
 }
 
@@ -52,12 +54,15 @@ pub fn unmount(name: &str) {
     mounts().remove(name);
 }
 
-fn mount_of(path: &Path) -> Option<Arc<Mount>> {
-    let first = path.components().find_map(|part| match part {
-        Component::Normal(name) => name.to_str(),
+/// The mount of a path, and the path on its disk.
+fn mount_of(path: &Path) -> Option<(Arc<Mount>, PathBuf)> {
+    let mut parts = path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name),
         _ => None,
-    })?;
-    mounts().get(first).cloned()
+    });
+    let mount = mounts().get(parts.next()?.to_str()?).cloned()?;
+    let below = parts.fold(mount.root.clone(), |path, part| path.join(part));
+    Some((mount, below))
 }
 
 impl Mount {
@@ -92,7 +97,7 @@ mod tests {
         let disk = SimDisk::new();
         let dir = Path::new("/").join(name);
         disk.create_dir_all(&dir).expect("made");
-        mount(name, disk.clone());
+        mount(name, disk.clone(), &dir);
         (disk, dir.join("a.db"))
     }
 
@@ -137,7 +142,7 @@ mod tests {
                     }
                 }
             }
-            mount(&name, disk.crash(seed));
+            mount(&name, disk.crash(seed), path.parent().expect("a directory"));
             let (db, writer) = Sqlite::open(&path, ONE).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
             db.check().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
             let n = count(&writer);
