@@ -3,8 +3,10 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use ringfence_access::Ask;
 use ringfence_access::permit::{Delete, Read, Write};
@@ -169,10 +171,26 @@ impl Life {
         })
     }
 
-    /// Puts an object whole. `object` is filled in as soon as it may exist.
-    pub async fn put(&self, new: &New, source: Option<Source>, private: &Private) -> (Option<Rc<Object>>, Told) {
+    /// Puts an object whole; answers what it is as soon as it may exist. A
+    /// client that goes away is gone after so many looks at the answer.
+    pub async fn put(
+        &self,
+        new: &New,
+        source: Option<Source>,
+        private: &Private,
+        goes_after: Option<u64>,
+    ) -> (Option<Rc<Object>>, Told) {
         let mut object = None;
-        let told = self.try_put(new, source, &mut object, private).await.unwrap_or_else(|told| told);
+        let told = {
+            let put = pin!(self.try_put(new, source, &mut object, private));
+            Watched { put, left: goes_after.unwrap_or(u64::MAX) }.await
+        };
+        let told = match told {
+            Some(told) => told.unwrap_or_else(|told| told),
+            // Before the commit is asked for, nothing can come of it.
+            None if object.is_none() => Told::Failed("the client went away".to_owned()),
+            None => Told::Unknown("the client went away".to_owned()),
+        };
         (object, told)
     }
 
@@ -431,6 +449,22 @@ impl Life {
 
 type OfUpload =
     (ringfence_access::Permit<Write>, ringfence_access::Placement, ringfence_format::names::ObjectVersion, Arc<Bucket>);
+
+/// A request whose client looks for the answer so often and no more.
+struct Watched<F> {
+    put: F,
+    left: u64,
+}
+
+impl<F: Future + Unpin> Future for Watched<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(left) = self.left.checked_sub(1) else { return Poll::Ready(None) };
+        self.left = left;
+        Pin::new(&mut self.put).poll(context).map(Some)
+    }
+}
 
 async fn open_all(
     opener: &ringfence_vault::Opener,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ringfence_format::chunk::{SiteName, parse_name};
 use ringfence_format::redo::Version;
 use ringfence_log::fsck;
-use ringfence_store::{Query, ScrubOptions, Store};
+use ringfence_store::{BadCopy, Query, ScrubOptions, Store};
 
 use crate::life::{BUCKETS, Life, Upkeep};
 use crate::machine::{Machine, Which};
@@ -27,7 +27,7 @@ pub async fn everything(machine: &Machine, life: &Life, oracle: &mut Oracle) -> 
         return Err(format!("the catalogue check finds: {}", report.findings.join("; ")));
     }
     read_back(life, oracle).await?;
-    every_copy(life).await?;
+    every_copy(life, oracle).await?;
     placement(machine, life, oracle)?;
     nothing_open(machine)
 }
@@ -154,12 +154,30 @@ async fn read_back(life: &Life, oracle: &mut Oracle) -> Result<(), String> {
     Ok(())
 }
 
-/// Every copy at every site is whole and authentic.
-async fn every_copy(life: &Life) -> Result<(), String> {
+/// Every copy at every site is whole and authentic, but for what rotted.
+async fn every_copy(life: &Life, oracle: &Oracle) -> Result<(), String> {
     let because = life.because("system:Scrub").await?;
     let keys = Upkeep { vault: life.vault.clone(), because };
     let report = life.store.scrub(ScrubOptions::default(), &keys, |_| {}).await.map_err(|e| e.to_string())?;
-    match report.bad.iter().chain(&report.unchecked).next() {
+    if let Some(bad) = report.unchecked.first() {
+        return Err(format!("the copy of {} at `{}` is bad: it cannot be checked: {}", bad.version, bad.site, bad.why));
+    }
+    as_rotten(life, oracle, &report.bad)
+}
+
+/// What a scrub finds bad is what rotted, no more and no less.
+///
+/// # Errors
+/// Which copy.
+pub fn as_rotten(life: &Life, oracle: &Oracle, bad: &[BadCopy]) -> Result<(), String> {
+    let mut bad: BTreeMap<_, _> = bad.iter().map(|bad| ((bad.version, bad.site.to_string()), bad)).collect();
+    for version in versions(life)?.into_values() {
+        let rotten = version.parts.iter().any(|part| oracle.rotten.contains(&part.upload));
+        if rotten && bad.remove(&(version.uid, "second".to_owned())).is_none() {
+            return Err(format!("scrub did not find that a copy of {} at `second` rotted", version.uid));
+        }
+    }
+    match bad.values().next() {
         None => Ok(()),
         Some(bad) => Err(format!("the copy of {} at `{}` is bad: {}", bad.version, bad.site, bad.why)),
     }

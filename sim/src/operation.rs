@@ -3,13 +3,16 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ringfence_format::chunk::{SiteName, parse_name};
 use ringfence_format::names::{ObjectKey, UploadId};
 use ringfence_format::redo::{Upload, Version};
 use ringfence_store::{Anything, Conditions, Conflict, ScrubOptions, Source, SweepMode};
 
 use crate::act::{New, Told, note};
+use crate::check;
 use crate::history::History;
-use crate::life::{BUCKETS, Upkeep};
+use crate::life::{BUCKETS, Upkeep, installation};
+use crate::machine::Which;
 use crate::oracle::{Content, MARK, Object, Place, State, UploadKnown};
 
 /// Keys of a bucket.
@@ -37,6 +40,7 @@ impl History {
             102..=103 => self.sweep(SweepMode::Erase).await,
             104 => self.scrub().await,
             105 => self.compact().await,
+            106 if self.chance.one_in(2) => self.compact().await,
             106 => self.rotate().await,
             107..=108 => {
                 self.checkpoint_wal();
@@ -48,8 +52,30 @@ impl History {
             }
             110 if self.chance.one_in(4) => self.bring_back().await,
             111 if self.chance.one_in(4) => self.rebuild().await,
+            112 if self.chance.one_in(3) => {
+                self.rot();
+                Ok(())
+            }
             _ => self.publish(),
         }
+    }
+
+    /// One bit of a chunk at `second` is another from now on: reads take the
+    /// other copy, and scrub finds it.
+    fn rot(&mut self) {
+        let mut found = Vec::new();
+        for (path, bytes) in self.machine.disk(Which::Second).files() {
+            let Some(file) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            let name = format!("{}/c/{file}", installation());
+            if let Some((_, SiteName::Chunk { upload, .. })) = parse_name(&name) {
+                found.push((path, upload, bytes.len()));
+            }
+        }
+        let Some((path, upload, len)) = self.chance.pick(&found).cloned() else { return };
+        let at = self.chance.below(len as u64) as usize;
+        self.machine.disk(Which::Second).tamper(&path, |bytes| bytes[at] ^= 1);
+        self.oracle.rotten.insert(upload);
+        self.say(format!("a bit of {upload} rots at `second`"));
     }
 
     fn place(&mut self) -> Place {
@@ -111,7 +137,13 @@ impl History {
 
     async fn put(&mut self) -> Result<(), String> {
         let new = self.new_object();
-        let (object, told) = self.life().put(&new, None, &self.private).await;
+        // How often a request is looked at is not by seed.
+        let goes_after = (self.loose && self.chance.one_in(12)).then(|| 1 + self.chance.below(14));
+        let (object, told) = self.life().put(&new, None, &self.private, goes_after).await;
+        if goes_after.is_some() && matches!(told, Told::Failed(_)) {
+            self.say(format!("put {}{}: {told:?}", new.place.0, tail(&new.place.1)));
+            return Ok(());
+        }
         self.note_put(&new, object, &told)
     }
 
@@ -124,7 +156,7 @@ impl History {
                 news.push(new);
             }
         }
-        let puts = news.iter().map(|new| self.life().put(new, None, &self.private));
+        let puts = news.iter().map(|new| self.life().put(new, None, &self.private, None));
         let done = futures::future::join_all(puts).await;
         for (new, (object, told)) in news.iter().zip(done) {
             self.note_put(new, object, &told)?;
@@ -198,7 +230,7 @@ impl History {
         // Only to what is as strict.
         new.label = if object.label == "public" { "public" } else { "restricted" };
         let source = Source { uid: version.uid, head_seq: version.head.as_ref().map_or(0, |head| head.seq) };
-        let (made, told) = self.life().put(&new, Some(source), &self.private).await;
+        let (made, told) = self.life().put(&new, Some(source), &self.private, None).await;
         self.note_put(&new, made, &told)
     }
 
@@ -356,17 +388,16 @@ impl History {
         let keys = Upkeep { vault: life.vault.clone(), because };
         let scrubbed = life.store.scrub(ScrubOptions::default(), &keys, |_| {}).await;
         let line = format!("scrub: {:?}", scrubbed.as_ref().map(|report| (report.copies, report.bad.len())));
-        if let (true, Ok(report)) = (self.calm, &scrubbed)
-            && let Some(bad) = report.bad.first()
-        {
-            return Err(format!("the copy of {} at `{}` is bad: {}", bad.version, bad.site, bad.why));
+        if let (true, Ok(report)) = (self.calm, &scrubbed) {
+            check::as_rotten(self.life(), &self.oracle, &report.bad)?;
         }
         self.say(line);
         Ok(())
     }
 
     async fn compact(&mut self) -> Result<(), String> {
-        let compacted = self.life().store.compact().await;
+        // Packs of a history are small: those that the binary would leave too.
+        let compacted = self.life().store.compact_below(95, 4096).await;
         self.say(format!("compact: {compacted:?}"));
         Ok(())
     }

@@ -135,6 +135,8 @@ pub struct Oracle {
     pub records_checked: usize,
     /// Chunk series and heads that must never lie at the public site.
     pub private: HashSet<UploadId>,
+    /// Chunk series of which a bit rotted at the site `second`.
+    pub rotten: HashSet<UploadId>,
     /// Versions that are gone for sure.
     pub gone: BTreeSet<VersionUid>,
     /// The last checkpoint that was shown.

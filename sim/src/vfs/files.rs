@@ -72,7 +72,8 @@ impl Open {
         match &mut self.data {
             Data::Memory(all) => {
                 let at = at as usize;
-                all.resize(all.len().max(at + bytes.len()), 0);
+                let missing = (at + bytes.len()).saturating_sub(all.len());
+                all.extend_from_slice(&vec![0; missing]);
                 all[at..at + bytes.len()].copy_from_slice(bytes);
                 Ok(())
             }

@@ -123,14 +123,24 @@ enum DataChange {
     Hole(usize, usize),
 }
 
+/// Extends with zeros. Copied, not filled: an unoptimised build fills byte by
+/// byte.
+fn grow(content: &mut Vec<u8>, len: usize) {
+    let missing = len.saturating_sub(content.len());
+    content.extend_from_slice(&vec![0; missing]);
+}
+
 impl DataChange {
     fn apply(&self, content: &mut Vec<u8>) {
         match self {
             DataChange::Write(at, bytes) => {
-                content.resize(content.len().max(at + bytes.len()), 0);
+                grow(content, at + bytes.len());
                 content[*at..at + bytes.len()].copy_from_slice(bytes);
             }
-            DataChange::SetLen(len) => content.resize(*len, 0),
+            DataChange::SetLen(len) => {
+                content.truncate(*len);
+                grow(content, *len);
+            }
             DataChange::Hole(at, len) => {
                 let end = content.len().min(at + len);
                 content[(*at).min(end)..end].fill(0);
