@@ -13,11 +13,12 @@ use crate::life::{BUCKETS, Life, Upkeep};
 use crate::machine::{Machine, Which};
 use crate::oracle::{Content, MARK, Oracle, Place};
 
-/// Holds everything against what callers were told.
+/// Holds everything against what callers were told; `deep` also reads every
+/// copy, not only the one that a read takes.
 ///
 /// # Errors
 /// The first thing that is not so, in words.
-pub async fn everything(machine: &Machine, life: &Life, oracle: &mut Oracle) -> Result<(), String> {
+pub async fn everything(machine: &Machine, life: &Life, oracle: &mut Oracle, deep: bool) -> Result<(), String> {
     log_verifies(machine, life, oracle)?;
     records_are_there(life, oracle)?;
     catalogue(life, oracle)?;
@@ -27,7 +28,9 @@ pub async fn everything(machine: &Machine, life: &Life, oracle: &mut Oracle) -> 
         return Err(format!("the catalogue check finds: {}", report.findings.join("; ")));
     }
     read_back(life, oracle).await?;
-    every_copy(life, oracle).await?;
+    if deep {
+        every_copy(life, oracle).await?;
+    }
     placement(machine, life, oracle)?;
     nothing_open(machine)
 }

@@ -176,6 +176,8 @@ pub(crate) struct History {
     sabotage: Option<Sabotage>,
     /// Several requests at once, and the log's own threads.
     pub(crate) loose: bool,
+    /// Every operation is done.
+    finishing: bool,
     verbose: bool,
 }
 
@@ -214,6 +216,7 @@ impl History {
             trace: VecDeque::new(),
             sabotage: options.sabotage,
             loose,
+            finishing: false,
             verbose: options.verbose,
         })
     }
@@ -258,6 +261,7 @@ impl History {
                 self.restart(end).await?;
             }
         }
+        self.finishing = true;
         self.restart(End::Crash).await?;
         self.restart(End::Close).await
     }
@@ -399,9 +403,10 @@ impl History {
     /// Everything is as callers were told.
     async fn check(&mut self) -> Result<(), String> {
         self.report.checks += 1;
+        let deep = self.finishing || self.report.checks.is_multiple_of(3);
         let Self { machine, life, oracle, .. } = self;
         let life = life.as_ref().expect("opened right before");
-        check::everything(machine, life, oracle).await
+        check::everything(machine, life, oracle, deep).await
     }
 
     /// The catalogue is lost, and rebuilt from the log.

@@ -22,6 +22,9 @@ const UPLOADS_MAX: usize = 6;
 /// Erased after this, milliseconds: as the binary does.
 const READER_GRACE_MS: u64 = 10_000;
 
+/// A version, and what it must be.
+type Located = (Arc<Version>, Rc<Object>);
+
 impl History {
     pub(crate) async fn operation(&mut self) -> Result<(), String> {
         match self.chance.below(120) {
@@ -165,7 +168,7 @@ impl History {
     }
 
     /// The current version of a key, held against what it may be.
-    fn locate(&self, place: &Place) -> Result<Option<(Arc<Version>, Rc<Object>)>, String> {
+    fn locate(&self, place: &Place) -> Result<Option<Located>, String> {
         let bucket = self.life().bucket(place.0)?;
         let key = ObjectKey::parse(&place.1).expect("a key");
         let Ok(found) = self.life().store.catalog().locate(&bucket.id, &key, None) else { return Ok(None) };
