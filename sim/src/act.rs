@@ -276,8 +276,12 @@ impl Life {
             Ok(permit) => permit,
             Err(why) => return Told::Failed(why),
         };
-        let target =
-            |key: &String| DeleteTarget { key: ObjectKey::parse(key).expect("a key"), version: None, if_match: None };
+        let target = |key: &String| DeleteTarget {
+            key: ObjectKey::parse(key).expect("a key"),
+            version: None,
+            if_match: None,
+            label: None,
+        };
         self.store.delete_versions(permit, found.id, keys.iter().map(target).collect()).await.into()
     }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use ringfence_format::chunk::{SiteName, parse_name};
 use ringfence_format::redo::Version;
 use ringfence_log::fsck;
-use ringfence_store::{BadCopy, Query, ScrubOptions, Store};
+use ringfence_store::{Query, ScrubOptions, ScrubReport, Store};
 
-use crate::life::{BUCKETS, Life, Upkeep};
+use crate::life::{BUCKETS, Life};
 use crate::machine::{Machine, Which};
 use crate::oracle::{Content, MARK, Oracle, Place};
 
@@ -158,30 +158,36 @@ async fn read_back(life: &Life, oracle: &mut Oracle) -> Result<(), String> {
 }
 
 /// Every copy at every site is whole and authentic, but for what rotted.
-async fn every_copy(life: &Life, oracle: &Oracle) -> Result<(), String> {
-    let because = life.because("system:Scrub").await?;
-    let keys = Upkeep { vault: life.vault.clone(), because };
+async fn every_copy(life: &Life, oracle: &mut Oracle) -> Result<(), String> {
+    let keys = life.scrubber().await?;
     let report = life.store.scrub(ScrubOptions::default(), &keys, |_| {}).await.map_err(|e| e.to_string())?;
     if let Some(bad) = report.unchecked.first() {
         return Err(format!("the copy of {} at `{}` is bad: it cannot be checked: {}", bad.version, bad.site, bad.why));
     }
-    as_rotten(life, oracle, &report.bad)
+    as_rotten(life, oracle, &report)
 }
 
-/// What a scrub finds bad is what rotted, no more and no less.
+/// What a scrub finds is what rotted, no more and no less, and it repairs it.
 ///
 /// # Errors
 /// Which copy.
-pub fn as_rotten(life: &Life, oracle: &Oracle, bad: &[BadCopy]) -> Result<(), String> {
-    let mut bad: BTreeMap<_, _> = bad.iter().map(|bad| ((bad.version, bad.site.to_string()), bad)).collect();
+pub fn as_rotten(life: &Life, oracle: &mut Oracle, report: &ScrubReport) -> Result<(), String> {
+    let mut found: BTreeMap<_, _> =
+        report.repaired.iter().map(|bad| ((bad.version, bad.site.to_string()), bad)).collect();
+    // Parts of an upload under way are not scrubbed before it is complete.
+    let mut repaired = Vec::new();
     for version in versions(life)?.into_values() {
         let rotten = version.parts.iter().any(|part| oracle.rotten.contains(&part.upload));
-        if rotten && bad.remove(&(version.uid, "second".to_owned())).is_none() {
+        if rotten && found.remove(&(version.uid, "second".to_owned())).is_none() {
             return Err(format!("scrub did not find that a copy of {} at `second` rotted", version.uid));
         }
+        repaired.extend(version.parts.iter().map(|part| part.upload));
     }
-    match bad.values().next() {
-        None => Ok(()),
+    match found.values().copied().chain(&report.bad).next() {
+        None => {
+            oracle.rotten.retain(|upload| !repaired.contains(upload));
+            Ok(())
+        }
         Some(bad) => Err(format!("the copy of {} at `{}` is bad: {}", bad.version, bad.site, bad.why)),
     }
 }

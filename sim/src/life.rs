@@ -9,10 +9,11 @@ use ringfence_access::caller::{Caller, Origin, VerifiedSignature, authenticate, 
 use ringfence_access::keys::KeyEntry;
 use ringfence_access::permit::{Action, Administer, Write};
 use ringfence_access::policy::PolicyText;
-use ringfence_access::{Ask, Engine, Keys, Labels, Permit, PlacementRule, PolicySet, Setting, SiteFacts};
+use ringfence_access::{Ask, Engine, Keys, Labels, Permit, Placement, PlacementRule, PolicySet, Setting, SiteFacts};
 use ringfence_db::clock::Clock;
 use ringfence_db::disk::Disk;
-use ringfence_format::envelope::{Fetched, PartVerifier};
+use ringfence_format::envelope::{Fetched, PartVerifier, Sealed};
+use ringfence_format::head::Manifest;
 use ringfence_format::names::{
     BucketName, InstallationId, KeyId, Label, ObjectVersion, Principal, Realm, SiteId, Tenant,
 };
@@ -146,6 +147,7 @@ fn open_sites(machine: &Machine) -> Result<Vec<Site>, String> {
         backoff_max: Duration::from_millis(1),
         retry_budget: 1_000_000,
         concurrency_max: 64,
+        ..Patience::default()
     };
     let config = RemoteConfig {
         service: Service::S3,
@@ -328,22 +330,59 @@ impl OpenHead for Upkeep {
     }
 }
 
-impl Authenticate for Upkeep {
+/// [`Upkeep`] of versions the catalogue knows, as the binary's scrub has it.
+pub struct Scrubber {
+    upkeep: Upkeep,
+    store: Arc<Store>,
+    engine: Arc<Engine>,
+}
+
+impl Life {
+    /// What a scrub works with.
+    ///
+    /// # Errors
+    /// The log did not take the record of it.
+    pub async fn scrubber(&self) -> Result<Scrubber, String> {
+        let upkeep = Upkeep { vault: self.vault.clone(), because: self.because("system:Scrub").await? };
+        Ok(Scrubber { upkeep, store: self.store.clone(), engine: self.engine.clone() })
+    }
+}
+
+fn object_of(version: &Version) -> ObjectVersion {
+    ObjectVersion { realm: realm(), tenant: tenant(), bucket: version.bucket, version: version.uid }
+}
+
+fn same_version(version: &Version, manifest: &Manifest) -> Result<(), String> {
+    if manifest.version.uid == version.uid { Ok(()) } else { Err("another version's head".to_owned()) }
+}
+
+impl Authenticate for Scrubber {
     fn part(&self, version: &Version, part: &Part) -> Result<Box<dyn PartCheck>, String> {
         Ok(Box::new(Check(self.verifier(version)?.part(part).map_err(|e| e.to_string())?)))
     }
     fn head(&self, version: &Version, head: &Fetched) -> Result<(), String> {
         let kek = version.head.as_ref().ok_or("no head")?.kek;
         let manifest = self.verifier(version)?.head(kek, head).map_err(|e| e.to_string())?;
-        if manifest.version.uid == version.uid { Ok(()) } else { Err("another version's head".to_owned()) }
+        same_version(version, &manifest)
+    }
+    fn sealed_head(&self, version: &Version, head: Fetched) -> Result<Sealed, String> {
+        let kek = version.head.as_ref().ok_or("no head")?.kek;
+        let (manifest, sealed) = self.verifier(version)?.sealed_head(kek, head).map_err(|e| e.to_string())?;
+        same_version(version, &manifest).map(|()| sealed)
+    }
+    fn place(&self, version: &Version, at: &SiteId) -> Result<Placement, String> {
+        let bucket = self.store.catalog().bucket(&version.bucket).ok_or("its bucket is gone")?;
+        let ask = Ask::on_object("system:Repair", &bucket, &version.key, &version.label);
+        let placed = self.engine.place_at(&system("repair"), ask, object_of(version), std::slice::from_ref(at));
+        placed.map_err(|denial| denial.reason().to_owned())
     }
 }
 
-impl Upkeep {
+impl Scrubber {
     fn verifier(&self, version: &Version) -> Result<ringfence_vault::Verifier, String> {
-        let object = ObjectVersion { realm: realm(), tenant: tenant(), bucket: version.bucket, version: version.uid };
         let head = version.head.as_ref().ok_or("no head")?;
-        self.vault.verifier(&self.because, &object, head).map_err(|e| e.to_string())
+        let Upkeep { vault, because } = &self.upkeep;
+        vault.verifier(because, &object_of(version), head).map_err(|e| e.to_string())
     }
 }
 
@@ -352,6 +391,9 @@ struct Check(PartVerifier);
 impl PartCheck for Check {
     fn push(&mut self, bytes: &Fetched) -> Result<(), String> {
         self.0.push(bytes).map_err(|e| e.to_string())
+    }
+    fn verify(&mut self, chunk: Fetched) -> Result<Sealed, String> {
+        self.0.verify(chunk).map_err(|e| e.to_string())
     }
     fn finish(self: Box<Self>) -> Result<(), String> {
         self.0.finish().map_err(|e| e.to_string())

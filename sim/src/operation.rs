@@ -11,7 +11,7 @@ use ringfence_store::{Anything, Conditions, Conflict, ScrubOptions, Source, Swee
 use crate::act::{New, Told, note};
 use crate::check;
 use crate::history::History;
-use crate::life::{BUCKETS, Upkeep, installation};
+use crate::life::{BUCKETS, installation};
 use crate::machine::Which;
 use crate::oracle::{Content, MARK, Object, Place, State, UploadKnown};
 
@@ -386,13 +386,17 @@ impl History {
     }
 
     async fn scrub(&mut self) -> Result<(), String> {
+        // Under faults it may repair what it cannot vouch for: only as a check.
+        if !self.calm {
+            return Ok(());
+        }
         let life = self.life();
-        let Ok(because) = life.because("system:Scrub").await else { return Ok(()) };
-        let keys = Upkeep { vault: life.vault.clone(), because };
+        let Ok(keys) = life.scrubber().await else { return Ok(()) };
         let scrubbed = life.store.scrub(ScrubOptions::default(), &keys, |_| {}).await;
         let line = format!("scrub: {:?}", scrubbed.as_ref().map(|report| (report.copies, report.bad.len())));
-        if let (true, Ok(report)) = (self.calm, &scrubbed) {
-            check::as_rotten(self.life(), &self.oracle, &report.bad)?;
+        if let Ok(report) = &scrubbed {
+            let Self { life, oracle, .. } = self;
+            check::as_rotten(life.as_ref().expect("it goes on"), oracle, report)?;
         }
         self.say(line);
         Ok(())
