@@ -88,7 +88,8 @@ tests/services/node_modules/.ready: tests/services/package.json tests/services/p
 HOURS := 2
 
 .PHONY: soak
-soak: build .venv/ready ## Thousands of kills, new seeds, until HOURS (2) are over
+soak: build .venv/ready ## Thousands of kills and simulated histories, new seeds, until HOURS (2) are over
+	$(CARGO) build $(FLAGS) --release -p ringfence-sim
 	PYTHON=$(CURDIR)/.venv/bin/python RINGFENCE_BIN=$(abspath $(TARGET))/release/ringfence tests/soak.sh $(HOURS)
 
 .PHONY: bench

@@ -81,6 +81,9 @@ impl CheckpointLock {
         let file = disk.open(&path).during("open", &path)?;
         let mut lock = Self { file, path, signer, key, last: None, turn: 0, _held: held };
         lock.read_slots()?;
+        // A process that was killed may have written the last slot and not
+        // synced it; it is shown from now on.
+        lock.file.sync_data().during("sync", &lock.path)?;
         Ok(lock)
     }
 

@@ -5,6 +5,7 @@
 //!    of the tree on; sealed ones are only looked at by their footers.
 //! 3. Cut what was never acknowledged from the end. A frame that cannot be
 //!    read although a later one proves that it was durable is damage.
+//!    What is kept is synced: a process that was killed may not have.
 //! 4. Give the entries to the publisher, as if they had just become durable:
 //!    it writes their tiles and signs nothing but an extension of step 1.
 //!
@@ -17,7 +18,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 
 use ringfence_db::clock::Clock;
-use ringfence_db::disk::{Disk, Durable};
+use ringfence_db::disk::{Disk, DiskFile, Durable};
 use ringfence_format::checkpoint::{Checkpoint, VerifierKey, verify};
 use ringfence_format::leaf::{Hash, SealedRecord};
 use ringfence_format::record::Seq;
@@ -255,11 +256,22 @@ fn open_writer(
         }
     };
     let file = disk.open(&segment.path).during("open", &segment.path)?;
+    if found.last.is_some() {
+        make_durable(disk, records, &*file, &segment)?;
+    }
     let buffer = match at {
         0 => frame::segment_header(segment.epoch, segment.first, origin).to_vec(),
         _ => Vec::new(),
     };
     Ok(Writer { active: Active { segment, file, at }, buffer, listed })
+}
+
+/// What a process that was killed had written, and perhaps not synced, is read
+/// back all the same. From here on it counts as durable: it is signed, and its
+/// changes are applied. So it is made durable first, with the segment's name.
+fn make_durable(disk: &dyn Disk, records: &Path, file: &dyn DiskFile, segment: &Segment) -> Result<(), LogError> {
+    file.sync_data().during("sync", &segment.path)?;
+    disk.sync_dir(records).during("sync", records)
 }
 
 fn plan_space(disk: &dyn Disk, records: &Path, options: &Options, writer: &Writer) -> Result<Space, LogError> {

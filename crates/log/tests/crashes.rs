@@ -129,6 +129,30 @@ fn a_killed_process_finds_everything_it_had_written() {
     }
 }
 
+/// Found by the simulator: the next process read back what a killed one had
+/// written and not synced, signed it, and a power cut then took it away.
+#[test]
+fn what_a_killed_process_wrote_is_made_durable_before_it_is_believed() {
+    let effects = effects_of_the_workload();
+    for n in (1..=effects).step_by(every(7)) {
+        let disk = SimDisk::new();
+        disk.stop_before(n);
+        let mut seen = Seen::default();
+        run(&disk, &mut seen, ROUNDS);
+        let second = disk.kill();
+        let log = stepped(&second).unwrap();
+        seen.checkpoint = Some(log.checkpoint());
+        let believed = log.durable_size();
+        for seed in 0..3 {
+            let at = format!("killed before effect {n}, then crashed with seed {seed}");
+            let third = second.duplicate().crash(seed);
+            let log = stepped(&third).unwrap_or_else(|e| panic!("{at}: {e}"));
+            assert!(log.durable_size() >= believed, "{at}: {} of {believed} records", log.durable_size());
+            check(&log, &third, &seen, &at);
+        }
+    }
+}
+
 #[test]
 fn any_one_failed_operation_costs_at_most_what_was_not_acknowledged() {
     let effects = effects_of_the_workload();

@@ -59,7 +59,12 @@ impl Store {
         self.compact_below(LIVE_PERCENT_MIN, PACK_BYTES_MIN).await
     }
 
-    pub(crate) async fn compact_below(&self, percent: u64, bytes_min: u64) -> Result<CompactReport, CommitError> {
+    /// Compacts every pack of at least `bytes_min` bytes of which less than
+    /// `percent` percent are live.
+    ///
+    /// # Errors
+    /// As for [`compact`](Self::compact).
+    pub async fn compact_below(&self, percent: u64, bytes_min: u64) -> Result<CompactReport, CommitError> {
         let mut report = CompactReport::default();
         for site in self.sites() {
             if let Err(error) = self.compact_site(&site, percent, bytes_min, &mut report).await? {

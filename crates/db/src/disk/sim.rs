@@ -74,6 +74,7 @@ struct State {
     running: Running,
     capacity: u64,
     locked: HashSet<u64>,
+    now_us: u64,
 }
 
 type Names = BTreeMap<PathBuf, Name>;
@@ -82,6 +83,15 @@ type Names = BTreeMap<PathBuf, Name>;
 enum Name {
     Dir,
     File(u64),
+}
+
+impl Name {
+    fn file(&self) -> Option<u64> {
+        match self {
+            Name::File(number) => Some(*number),
+            Name::Dir => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -103,6 +113,7 @@ struct Node {
     durable: Vec<u8>,
     pending: Vec<DataChange>,
     path: PathBuf,
+    modified_us: u64,
 }
 
 #[derive(Clone)]
@@ -112,14 +123,24 @@ enum DataChange {
     Hole(usize, usize),
 }
 
+/// Extends with zeros. Copied, not filled: an unoptimised build fills byte by
+/// byte.
+fn grow(content: &mut Vec<u8>, len: usize) {
+    let missing = len.saturating_sub(content.len());
+    content.extend_from_slice(&vec![0; missing]);
+}
+
 impl DataChange {
     fn apply(&self, content: &mut Vec<u8>) {
         match self {
             DataChange::Write(at, bytes) => {
-                content.resize(content.len().max(at + bytes.len()), 0);
+                grow(content, at + bytes.len());
                 content[*at..at + bytes.len()].copy_from_slice(bytes);
             }
-            DataChange::SetLen(len) => content.resize(*len, 0),
+            DataChange::SetLen(len) => {
+                content.truncate(*len);
+                grow(content, *len);
+            }
             DataChange::Hole(at, len) => {
                 let end = content.len().min(at + len);
                 content[(*at).min(end)..end].fill(0);
@@ -212,6 +233,12 @@ impl SimDisk {
         self.state().used()
     }
 
+    /// What files that change from now on say of when they were changed,
+    /// microseconds since the epoch; 0 (not known) until this is called.
+    pub fn set_time_us(&self, now_us: u64) {
+        self.state().now_us = now_us;
+    }
+
     /// How many effects there were.
     pub fn effects(&self) -> u64 {
         self.state().steps
@@ -240,12 +267,17 @@ impl SimDisk {
             for change in node.pending.iter().cloned().flat_map(|c| c.survive(&mut chance)) {
                 change.apply(&mut content);
             }
-            let node = Node { durable: content.clone(), content, pending: Vec::new(), path: node.path.clone() };
+            let (path, modified_us) = (node.path.clone(), node.modified_us);
+            let node = Node { durable: content.clone(), content, pending: Vec::new(), path, modified_us };
             nodes.insert(number, node);
         }
+        // Nobody has a nameless file open any more.
+        let named: HashSet<u64> = names.values().filter_map(Name::file).collect();
+        nodes.retain(|number, _| named.contains(number));
         let mut after = State::new(nodes, names);
         after.next_node = state.next_node;
         after.capacity = state.capacity;
+        after.now_us = state.now_us;
         SimDisk(Arc::new(Mutex::new(after)))
     }
 
@@ -265,6 +297,7 @@ impl SimDisk {
             durable: node.durable.clone(),
             pending: node.pending.clone(),
             path: node.path.clone(),
+            modified_us: node.modified_us,
         };
         let nodes = state.nodes.iter().map(|(number, node)| (*number, copy(node))).collect();
         let mut after = State::new(nodes, state.durable_names.clone());
@@ -272,6 +305,7 @@ impl SimDisk {
         after.name_changes = state.name_changes.clone();
         after.next_node = state.next_node;
         after.capacity = state.capacity;
+        after.now_us = state.now_us;
         SimDisk(Arc::new(Mutex::new(after)))
     }
 
@@ -356,6 +390,7 @@ impl State {
             running: Running::Yes,
             capacity: 1 << 40,
             locked: HashSet::new(),
+            now_us: 0,
         }
     }
 
@@ -401,6 +436,7 @@ impl State {
 
     fn change_data(&mut self, number: u64, change: DataChange) {
         let node = self.nodes.get_mut(&number).expect("an open file has a node");
+        node.modified_us = self.now_us;
         change.apply(&mut node.content);
         node.pending.push(change);
     }
@@ -446,7 +482,7 @@ impl Disk for SimDisk {
             let number = state.next_node;
             state.change_name(path, NameChange::Set(path.to_owned(), Name::File(number)))?;
             state.next_node += 1;
-            state.nodes.insert(number, Node { path: path.to_owned(), ..Node::default() });
+            state.nodes.insert(number, Node { path: path.to_owned(), modified_us: state.now_us, ..Node::default() });
             Ok(number)
         })?;
         Ok(self.handle(number))
@@ -502,11 +538,14 @@ impl Disk for SimDisk {
             let inside = state.names.iter().filter(|(name, _)| name.parent() == Some(path));
             let entry = |(name, what): (&PathBuf, &Name)| {
                 let name = name.file_name()?.to_str()?.to_owned();
-                let (kind, len) = match what {
-                    Name::Dir => (EntryKind::Dir, 0),
-                    Name::File(node) => (EntryKind::File, state.nodes[node].content.len() as u64),
+                let (kind, len, modified_us) = match what {
+                    Name::Dir => (EntryKind::Dir, 0, 0),
+                    Name::File(node) => {
+                        let node = &state.nodes[node];
+                        (EntryKind::File, node.content.len() as u64, node.modified_us)
+                    }
                 };
-                Some(DirEntry { name, kind, len, modified_us: 0 })
+                Some(DirEntry { name, kind, len, modified_us })
             };
             Ok(inside.filter_map(entry).collect())
         })
