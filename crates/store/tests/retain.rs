@@ -85,7 +85,7 @@ async fn trim(world: &World, dice: &mut Dice, staying: u64) -> u64 {
 }
 
 async fn recovered(world: &World, path: &std::path::Path) -> RecoverReport {
-    let sites: Vec<_> = world.store.sites().cloned().collect();
+    let sites = world.store.sites();
     let log = Some(&*world.log);
     let from = RecoverFrom { installation: installation(), log, sites: &sites, heads: &NoHeads, clock: &*world.clock };
     recover(path, from, |_| {}).await.unwrap()
