@@ -670,6 +670,7 @@ def test_a_read_only_site_refuses_writes_and_still_reads(new_server, small_disk)
     server.restart()
     s3 = server.client()
     s3.create_bucket(Bucket="abc")
+    s3.create_bucket(Bucket="pinned", CreateBucketConfiguration={"LocationConstraint": "cloud"})
     s3.put_object(Bucket="abc", Key="there", Body=b"x" * 100_000, Tagging="ringfence-label=public")
     site = server.data / "sites" / "cloud"
     done = subprocess.run(["mount", "-o", "remount,ro", str(site)], capture_output=True, text=True)
@@ -679,10 +680,13 @@ def test_a_read_only_site_refuses_writes_and_still_reads(new_server, small_disk)
         server.spawn()
         until(lambda: not server.is_alive() or is_ready(server), "a start with a read-only site")
         assert server.is_alive(), f"one site that is down does not stop the others:\n{server.log_tail()}"
-    answer = server.raw("PUT", "abc", "new", body=b"y" * 100_000, headers={"x-amz-tagging": "ringfence-label=public"})
-    expect_error(answer, 503, "ServiceUnavailable", "SlowDown")
-    small = server.raw("PUT", "abc", "small", body=b"y", headers={"x-amz-tagging": "ringfence-label=public"})
-    expect_error(small, 503, "ServiceUnavailable", "SlowDown")
+    public = {"x-amz-tagging": "ringfence-label=public"}
+    for body in (b"y" * 100_000, b"y"):
+        answer = server.raw("PUT", "pinned", "new", body=body, headers=dict(public))
+        expect_error(answer, 503, "ServiceUnavailable", "SlowDown")
+    # Policy allows the other site too, and nobody asked for this one.
+    assert server.raw("PUT", "abc", "elsewhere", body=b"y", headers=dict(public)).status == 200
+    assert "home" in server.cli("where", "s3://abc/elsewhere").stdout
     assert server.raw("GET", "abc", "there").body == b"x" * 100_000
     assert server.raw("PUT", "abc", "at-home", body=b"z").status == 200
 
@@ -691,6 +695,7 @@ def test_a_site_that_is_gone_is_503_for_its_objects_only(new_server):
     server = new_server().start()
     s3 = server.client()
     s3.create_bucket(Bucket="abc")
+    s3.create_bucket(Bucket="pinned", CreateBucketConfiguration={"LocationConstraint": "cloud"})
     bodies = {"public": b"p" * 100_000, "internal": b"i" * 100_000}
     for label, body in bodies.items():
         s3.put_object(Bucket="abc", Key=label, Body=body, Tagging=f"ringfence-label={label}")
@@ -699,7 +704,7 @@ def test_a_site_that_is_gone_is_503_for_its_objects_only(new_server):
     for _ in range(2):
         answer = server.raw("GET", "abc", "public")
         assert answer.status >= 500 and answer.code, str(answer)
-        answer = server.raw("PUT", "abc", "more", body=b"x" * 100_000, headers={"x-amz-tagging": "ringfence-label=public"})
+        answer = server.raw("PUT", "pinned", "more", body=b"x" * 100_000, headers={"x-amz-tagging": "ringfence-label=public"})
         expect_error(answer, 503, "ServiceUnavailable", "SlowDown")
         assert server.raw("GET", "abc", "internal").body == bodies["internal"]
         assert server.raw("PUT", "abc", "home", body=b"x").status == 200
