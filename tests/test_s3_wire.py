@@ -105,6 +105,14 @@ def test_aws_chunked_is_not_kept_as_content_encoding(server, s3, bucket):
     assert s3.head_object(Bucket=bucket, Key="both")["ContentEncoding"] == "gzip"
 
 
+def test_an_empty_body_that_waits_for_100_ends_its_connection(server, bucket):
+    """botocore gets the final answer where it waits for 100 Continue, and
+    mistakes the next one on that connection (seen with `aws s3 sync`)."""
+    answer = server.raw("PUT", bucket, "empty", body=b"", unsigned_headers={"Expect": "100-continue"})
+    assert answer.status == 200 and answer.headers.get("connection") == "close", str(answer)
+    assert server.raw("PUT", bucket, "empty", body=b"").headers.get("connection") is None
+
+
 def test_expect_100_continue_is_answered_before_the_body(server, s3, bucket):
     data = some_bytes(1000)
     answer = server.raw("PUT", bucket, "k", body=data, unsigned_headers={"Expect": "100-continue"}, wait_for_continue=True)

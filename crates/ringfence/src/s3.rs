@@ -103,9 +103,14 @@ impl Wire {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         }
         let mut response = self.on_record(&scope, response).await;
-        if let Some(rest) = rest
-            && !rest.discard(waits).await
-        {
+        let clean = match rest {
+            Some(rest) => rest.discard(waits).await,
+            // Nobody tells a client to go on that announced an empty body, and
+            // some (botocore) cannot use a connection again on which the final
+            // answer came where they waited for `100 Continue`.
+            None => !waits,
+        };
+        if !clean {
             response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
         }
         let op = scope.op();
