@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringfence_access::Ask;
-use ringfence_access::permit::Delete;
+use ringfence_access::permit::Administer;
+use ringfence_access::{Ask, Permit};
 use ringfence_format::names::SiteId;
 use ringfence_store::{ScrubOptions, ScrubReport, SweepMode};
 
@@ -209,28 +209,62 @@ async fn compact(installation: &Installation) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Aborts multipart uploads that nobody completed, in the name of Ringfence.
+/// Aborts multipart uploads that nobody completed, in the name of Ringfence:
+/// maintenance, not a tenant's delete. Each one is a record.
 async fn abort_uploads(installation: &Installation, days: u32) -> Result<(), Failure> {
-    let now_us = installation.clock().now_us();
-    let before_ms = (now_us / 1000).saturating_sub(u64::from(days) * 24 * 3600 * 1000);
-    let stale = installation.catalog().stale_uploads(before_ms, UPLOADS_AT_ONCE);
-    for upload in stale.map_err(|e| crate::installation::cannot("look for stale uploads", e))? {
-        let Some(bucket) = installation.catalog().bucket(&upload.version.bucket) else { continue };
-        let caller = ringfence_access::caller::system("abort-uploads");
-        let version = &upload.version;
-        let ask = Ask::on_object("system:AbortMultipartUpload", &bucket, &version.key, &version.label);
-        match installation.engine().decide::<Delete>(&caller, ask, installation.clock().now_us()) {
-            Ok(permit) => match installation.store().abort_upload(permit, upload.id).await {
-                Ok(_) => metrics::counter!("ringfence_stale_uploads_aborted").increment(1),
-                Err(error) => return Err(crate::installation::cannot("abort a stale upload", error)),
-            },
-            Err(denial) => {
-                let reason = denial.reason().to_owned();
-                let recorded = installation.log().record(denial).await;
-                drop(recorded.map_err(|e| crate::installation::cannot("record a refusal", e))?);
-                return Err(crate::installation::cannot("abort a stale upload", reason));
-            }
-        }
+    let age_ms = u64::from(days) * 24 * 3600 * 1000;
+    let before_ms = (installation.clock().now_us() / 1000).saturating_sub(age_ms);
+    let stale = installation.catalog().stale_uploads(before_ms, 1);
+    if stale.map_err(|e| crate::installation::cannot("look for stale uploads", e))?.is_empty() {
+        return Ok(());
     }
+    let ask = Ask::on_installation("system:AbortStaleUploads");
+    let _may: Permit<Administer> = installation.system_permit("abort-uploads", ask).await?;
+    let aborted = installation.store().abort_stale_uploads(age_ms, UPLOADS_AT_ONCE).await;
+    let aborted = aborted.map_err(|e| crate::installation::cannot("abort stale uploads", e))?;
+    metrics::counter!("ringfence_stale_uploads_aborted").increment(aborted);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use ringfence_access::caller::{Origin, VerifiedSignature, authenticate};
+    use ringfence_format::redo::Pairs;
+
+    use super::*;
+    use crate::flows::{Act, NewBucket, NewUpload};
+    use crate::installation::Options;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn under_the_default_policies_an_upload_that_nobody_completes_ends() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = Arc::new(Installation::open(dir.path(), Options { create: true }).await.expect("it opens"));
+        let key = at.keys.find(&at.first_credentials().expect("a first start").id).expect("it was issued");
+        let signed = VerifiedSignature::sigv4_was_checked_by_the_wire_layer(
+            key.id.clone(),
+            key.tenant.clone(),
+            key.realm.clone(),
+        );
+        let caller = Arc::new(authenticate(signed, &at.keys, Origin::default()).expect("it is active"));
+        let act = Act { at: at.clone(), caller };
+        let bucket = NewBucket { name: "uploads".to_owned(), location: None, tags: Pairs::new() };
+        act.create_bucket(bucket).await.expect("made");
+        let new = NewUpload {
+            bucket: "uploads".to_owned(),
+            key: "left alone".to_owned(),
+            tags: Pairs::new(),
+            headers: Pairs::new(),
+            metadata: Pairs::new(),
+            checksum: None,
+        };
+        let (id, _) = act.create_upload(new).await.expect("begun");
+        abort_uploads(&at, 7).await.expect("a young one stays");
+        assert!(at.catalog().upload(&id).expect("read").is_some());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        abort_uploads(&at, 0).await.expect("policy lets it run");
+        assert!(at.catalog().upload(&id).expect("read").is_none());
+        let last = at.log.durable_size() - 1;
+        assert_eq!(at.log.lookup(last).expect("on record").core.op.0, "system:AbortStaleUpload");
+        at.close().await;
+    }
 }
