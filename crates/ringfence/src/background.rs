@@ -232,7 +232,7 @@ mod tests {
     use ringfence_format::redo::Pairs;
 
     use super::*;
-    use crate::flows::{Act, NewBucket, NewUpload};
+    use crate::flows::{About, Act, NewBucket, NewUpload};
     use crate::installation::Options;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -249,14 +249,14 @@ mod tests {
         let act = Act { at: at.clone(), caller };
         let bucket = NewBucket { name: "uploads".to_owned(), location: None, tags: Pairs::new() };
         act.create_bucket(bucket).await.expect("made");
-        let new = NewUpload {
+        let about = About {
             bucket: "uploads".to_owned(),
             key: "left alone".to_owned(),
             tags: Pairs::new(),
             headers: Pairs::new(),
             metadata: Pairs::new(),
-            checksum: None,
         };
+        let new = NewUpload { about, checksum: None };
         let (id, _) = act.create_upload(new).await.expect("begun");
         abort_uploads(&at, 7).await.expect("a young one stays");
         assert!(at.catalog().upload(&id).expect("read").is_some());

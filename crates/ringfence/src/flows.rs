@@ -6,6 +6,7 @@
 //! bytes. A flow that refuses returns a [`Refused`]; the wire puts it on
 //! record before it answers.
 
+mod begin;
 mod bucket;
 mod copy;
 mod delete;
@@ -18,6 +19,7 @@ mod raise;
 mod refused;
 mod tagging;
 
+pub use begin::About;
 pub use bucket::NewBucket;
 pub use copy::{CopyTo, Directive, PartFrom, SourceRef};
 pub use delete::Target;

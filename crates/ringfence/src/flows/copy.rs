@@ -9,6 +9,7 @@ use futures::stream;
 use ringfence_format::redo::{Pairs, Version};
 use ringfence_store::{Conditions, Source};
 
+use super::begin::About;
 use super::put::From;
 use super::{Act, Algorithm, NewObject, Plain, Preconditions, Put, Reading, Refused, Span, Wanted};
 
@@ -92,7 +93,8 @@ impl Act {
         };
         let kept = source.checksums.first().and_then(|checksum| Algorithm::of(&checksum.algorithm));
         let algorithm = to.algorithm.or(kept).unwrap_or(Algorithm::Crc64Nvme);
-        let new = NewObject { bucket: to.bucket, key: to.key, tags, headers, metadata, conditions: to.conditions };
+        let about = About { bucket: to.bucket, key: to.key, tags, headers, metadata };
+        let new = NewObject { about, conditions: to.conditions };
         let from = From { label: &source.label, source: seen(&source) };
         let put = self.put_from("s3:CopyObject", new, plain_of(reading, algorithm), Some(from)).await?;
         Ok((put, source))

@@ -10,9 +10,10 @@ use ringfence_access::{Ask, Permit, Placement};
 use ringfence_format::limits;
 use ringfence_format::names::{ObjectVersion, UploadId};
 use ringfence_format::record::Seq;
-use ringfence_format::redo::{Bucket, Checksum, Pairs, Part, Upload, UploadPart, Version};
+use ringfence_format::redo::{Bucket, Checksum, Part, Upload, UploadPart, Version};
 use ringfence_store::{CommitError, CompleteUpload, Conditions, Conflict, PutPart, VersionRef};
 
+use super::begin::About;
 use super::copy::{plain_of, seen};
 use super::put::{early, hex};
 use super::{Act, Algorithm, PartFrom, Plain, Refused, Sums, combine};
@@ -20,16 +21,8 @@ use super::{Act, Algorithm, PartFrom, Plain, Refused, Sums, combine};
 /// An upload to be begun.
 #[derive(Clone, Debug)]
 pub struct NewUpload {
-    /// Its bucket.
-    pub bucket: String,
-    /// Its key.
-    pub key: String,
-    /// Tags of the object.
-    pub tags: Pairs,
-    /// Content headers.
-    pub headers: Pairs,
-    /// User metadata.
-    pub metadata: Pairs,
+    /// What the object will be like.
+    pub about: About,
     /// Checksum algorithm, and whether it is composite.
     pub checksum: Option<(Algorithm, bool)>,
 }
@@ -70,51 +63,17 @@ const NO_UPLOAD: &str = "the upload does not exist: it may have been aborted or 
 impl Act {
     /// Begins an upload.
     pub async fn create_upload(&self, new: NewUpload) -> Result<(UploadId, Seq), Refused> {
-        const OP: &str = "s3:CreateMultipartUpload";
-        let bucket = self.bucket(&new.bucket)?;
-        let key = Self::key(&new.key)?;
-        let labelled = self.labelled(&bucket, &key, &new.tags)?;
-        let object = self.identity(&bucket, self.at.store.new_version());
-        let ask = Ask::on_object(OP, &bucket, &key, &labelled.label).version(object.clone());
-        let permit: Permit<Write> = self.may(ask.clone())?;
-        let current = self.at.catalog().locate(&bucket.id, &key, None)?;
-        let replaced = current.as_ref().map(|version| &version.label);
-        self.may_lower(&ask, &labelled.label, &labelled.inherited, replaced, &[]).map_err(Refused::denied)?;
-        let (placement, permit) = self.place(permit, ask.clone(), object.clone())?;
-        let sealer = self.at.vault.sealer(&permit, object.clone())?;
+        let begun = self.begin("s3:CreateMultipartUpload", new.about, &Conditions::default(), None)?;
         let id = self.at.store.new_id();
-        let version = Version {
-            bucket: bucket.id,
-            key,
-            uid: object.version,
-            null_version: true,
-            delete_marker: false,
-            created_ms: self.now_ms(),
-            size: 0,
-            etag: String::new(),
-            label: labelled.label.clone(),
-            label_source: labelled.source,
-            tags: new.tags,
-            headers: new.headers,
-            metadata: new.metadata,
-            checksums: Vec::new(),
-            parts: Vec::new(),
-            head: Some(sealer.head_info()),
-            copies: Vec::new(),
-            placed_by: placement.policy_ids().to_vec(),
-            policy_epoch: placement.policy_epoch(),
-            retention: None,
-            legal_hold: false,
-        };
         let upload = Upload {
             id,
-            version,
-            sites: placement.sites().to_vec(),
+            version: begun.version.clone(),
+            sites: begun.placement.sites().to_vec(),
             checksum_algorithm: new.checksum.map(|(algorithm, _)| algorithm.name().to_owned()),
             checksum_composite: new.checksum.is_some_and(|(_, composite)| composite),
             initiator: self.caller.key_id().cloned(),
         };
-        let authority = self.write_authority(permit, ask, (labelled.label, labelled.inherited, None));
+        let (authority, _placement) = self.authority(begun, None);
         let committed = self.at.store.create_upload(authority, upload).await?;
         Ok((id, committed.index()))
     }

@@ -7,26 +7,19 @@ use ringfence_access::permit::Write;
 use ringfence_access::{Ask, Permit, Placement};
 use ringfence_format::names::{Label, ObjectVersion};
 use ringfence_format::record::Seq;
-use ringfence_format::redo::{Pairs, Part, Version};
+use ringfence_format::redo::{Part, Version};
 use ringfence_log::Recorded;
 use ringfence_store::{Authority, Commit, Conditions, PartWriter, PutVersion, Source, Standing};
 use ringfence_vault::Sealer;
 
+use super::begin::About;
 use super::{Act, Algorithm, Digests, Refused, Sums};
 
 /// What is to be made.
 #[derive(Clone, Debug)]
 pub struct NewObject {
-    /// Its bucket.
-    pub bucket: String,
-    /// Its key.
-    pub key: String,
-    /// Its tags, the label tag among them if it has one.
-    pub tags: Pairs,
-    /// Content headers, lower-case names.
-    pub headers: Pairs,
-    /// User metadata, names without prefix.
-    pub metadata: Pairs,
+    /// What it is like.
+    pub about: About,
     /// What must hold of the version it replaces.
     pub conditions: Conditions,
 }
@@ -74,58 +67,25 @@ impl Act {
         plain: Plain<'_>,
         from: Option<From<'_>>,
     ) -> Result<Put, Refused> {
-        let bucket = self.bucket(&new.bucket)?;
-        let key = Self::key(&new.key)?;
-        let labelled = self.labelled(&bucket, &key, &new.tags)?;
-        let object = self.identity(&bucket, self.at.store.new_version());
-        let ask = Ask::on_object(op, &bucket, &key, &labelled.label).version(object.clone());
+        let begun = self.begin(op, new.about, &new.conditions, from.as_ref().map(|from| from.label))?;
 
-        // 1. Decide, before the body is read. Conditions are looked at now to
-        // spare the client an upload in vain, and decided at the commit.
-        let permit: Permit<Write> = self.may(ask.clone())?;
-        let current = self.at.catalog().locate(&bucket.id, &key, None)?;
-        let sources: Vec<&Label> = from.iter().map(|from| from.label).collect();
-        let replaced = current.as_ref().map(|version| &version.label);
-        self.may_lower(&ask, &labelled.label, &labelled.inherited, replaced, &sources).map_err(Refused::denied)?;
-        early(&new.conditions, current.as_deref())?;
-
-        // 2. Place: P1 holds from the first byte.
-        let (placement, permit) = self.place(permit, ask.clone(), object.clone())?;
-
-        // 3. Seal and store as it comes.
-        let sealer = self.at.vault.sealer(&permit, object)?;
-        let writer = self.at.store.part_writer(&permit, &placement, plain.len).await?;
+        // Seal and store as it comes.
+        let writer = self.at.store.part_writer(&begun.permit, &begun.placement, plain.len).await?;
         let algorithms = plain.algorithms.clone();
-        let (part, sums, writer) = self.seal_part(&sealer, writer, 1, plain).await?;
+        let (part, sums, writer) = self.seal_part(&begun.sealer, writer, 1, plain).await?;
         let version = Version {
-            bucket: bucket.id,
-            key,
-            uid: sealer.object().version,
-            null_version: true,
-            delete_marker: false,
             created_ms: self.now_ms(),
             size: sums.len,
             etag: hex(&sums.md5),
-            label: labelled.label.clone(),
-            label_source: labelled.source,
-            tags: new.tags,
-            headers: new.headers,
-            metadata: new.metadata,
             checksums: algorithms.iter().filter_map(|a| sums.checksum(*a)).collect(),
             parts: vec![part],
-            head: Some(sealer.head_info()),
-            copies: Vec::new(),
-            placed_by: placement.policy_ids().to_vec(),
-            policy_epoch: placement.policy_epoch(),
-            retention: None,
-            legal_hold: false,
+            ..begun.version.clone()
         };
-        let head = sealer.seal_head(&version, &bucket)?;
+        let head = begun.sealer.seal_head(&version, &begun.bucket)?;
         let copies = writer.finish_object(&version, head).await?;
 
-        // 4. Record and commit in one step.
-        let lower = (labelled.label, labelled.inherited, from.as_ref().map(|from| from.label.clone()));
-        let authority = self.write_authority(permit, ask, lower);
+        // Record and commit in one step.
+        let (authority, placement) = self.authority(begun, from.as_ref().map(|from| from.label.clone()));
         let put = PutVersion {
             version: version.clone(),
             copies,

@@ -172,6 +172,21 @@ pub(in crate::s3) fn not_empty(headers: &http::HeaderMap) -> Result<(), Refused>
     Ok(())
 }
 
+/// What a new object is like.
+macro_rules! about {
+    ($input:expr) => {
+        object_of!($input).and_then(|(headers, metadata)| {
+            Ok(About {
+                bucket: $input.bucket.clone(),
+                key: $input.key.clone(),
+                tags: tagging_header($input.tagging.as_deref())?,
+                headers,
+                metadata,
+            })
+        })
+    };
+}
+
 /// The conditions of a read; the fields have the same names in unrelated types.
 macro_rules! preconditions {
     ($input:expr) => {
@@ -216,7 +231,7 @@ macro_rules! said {
     };
 }
 
-pub(in crate::s3) use {copy_source, object_of, preconditions, said};
+pub(in crate::s3) use {about, copy_source, object_of, preconditions, said};
 
 pub(in crate::s3) fn source_of(source: &CopySource, conditions: Preconditions) -> Result<SourceRef, Refused> {
     let CopySource::Bucket { bucket, key, version_id } = source else {

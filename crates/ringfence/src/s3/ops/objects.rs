@@ -9,7 +9,7 @@ use super::super::body::{Said, of_reading};
 use super::super::convert::*;
 use super::Answered;
 use super::given::*;
-use crate::flows::{Act, CopyTo, Directive, NewObject, Preconditions, Refused, Span, Target, version_name};
+use crate::flows::{About, Act, CopyTo, Directive, NewObject, Preconditions, Refused, Span, Target, version_name};
 
 /// Fills what GET and HEAD both tell of an object.
 macro_rules! describe {
@@ -69,15 +69,10 @@ pub(super) async fn put_object(act: Act, mut req: S3Request<PutObjectInput>) -> 
     let trailers = req.trailing_headers.take();
     let input = &req.input;
     expected_owner(&act, input.expected_bucket_owner.as_ref())?;
-    let (headers, metadata) = object_of!(input)?;
     unsupported(&[("appending", input.write_offset_bytes.is_some())])?;
     let said = said!(req, trailers)?;
     let new = NewObject {
-        bucket: input.bucket.clone(),
-        key: input.key.clone(),
-        tags: tagging_header(input.tagging.as_deref())?,
-        headers,
-        metadata,
+        about: about!(input)?,
         conditions: conditions(input.if_match.clone(), input.if_none_match.clone())?,
     };
     let put = act.put("s3:PutObject", new, said.of(body)?).await?;

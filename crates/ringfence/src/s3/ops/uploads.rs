@@ -10,7 +10,7 @@ use super::super::convert::*;
 use super::Answered;
 use super::given::*;
 use crate::flows::{
-    Act, Algorithm, CompletedPart as NamedPart, NewUpload, PartFrom, Preconditions, Refused, version_name,
+    About, Act, Algorithm, CompletedPart as NamedPart, NewUpload, PartFrom, Preconditions, Refused, version_name,
 };
 
 pub(super) async fn create_multipart_upload(
@@ -19,16 +19,8 @@ pub(super) async fn create_multipart_upload(
 ) -> Answered<CreateMultipartUploadOutput> {
     let input = &req.input;
     expected_owner(&act, input.expected_bucket_owner.as_ref())?;
-    let (headers, metadata) = object_of!(input)?;
     let checksum = checksum_of_upload(input)?;
-    let new = NewUpload {
-        bucket: input.bucket.clone(),
-        key: input.key.clone(),
-        tags: tagging_header(input.tagging.as_deref())?,
-        headers,
-        metadata,
-        checksum,
-    };
+    let new = NewUpload { about: about!(input)?, checksum };
     let (id, seq) = act.create_upload(new).await?;
     let output = CreateMultipartUploadOutput {
         bucket: Some(input.bucket.clone()),
