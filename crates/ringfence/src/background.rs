@@ -7,8 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringfence_access::permit::Administer;
-use ringfence_access::{Ask, Permit};
+use ringfence_access::Ask;
 use ringfence_format::names::SiteId;
 use ringfence_store::{ScrubOptions, ScrubReport, SweepMode};
 
@@ -210,7 +209,7 @@ async fn compact(installation: &Installation) -> Result<(), Failure> {
 }
 
 /// Aborts multipart uploads that nobody completed, in the name of Ringfence:
-/// maintenance, not a tenant's delete. Each one is a record.
+/// maintenance, not a tenant's delete. The round is a record, and each upload.
 async fn abort_uploads(installation: &Installation, days: u32) -> Result<(), Failure> {
     let age_ms = u64::from(days) * 24 * 3600 * 1000;
     let before_ms = (installation.clock().now_us() / 1000).saturating_sub(age_ms);
@@ -219,7 +218,8 @@ async fn abort_uploads(installation: &Installation, days: u32) -> Result<(), Fai
         return Ok(());
     }
     let ask = Ask::on_installation("system:AbortStaleUploads");
-    let _may: Permit<Administer> = installation.system_permit("abort-uploads", ask).await?;
+    let permit = installation.system_permit("abort-uploads", ask).await?;
+    let _because = installation.log().record(permit).await.map_err(|e| crate::installation::cannot("record", e))?;
     let aborted = installation.store().abort_stale_uploads(age_ms, UPLOADS_AT_ONCE).await;
     let aborted = aborted.map_err(|e| crate::installation::cannot("abort stale uploads", e))?;
     metrics::counter!("ringfence_stale_uploads_aborted").increment(aborted);

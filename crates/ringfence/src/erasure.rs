@@ -35,6 +35,9 @@ use crate::retention::{Class, blocking, class, time};
 
 /// The note of an erasure under way, within the data directory.
 const NOTE: &str = "erasing";
+/// No erasure begins while the note is there.
+const NOTE_DAMAGED: &str =
+    "`log show` says which erasure was not finished: move the file `erasing` away and give it again";
 /// A record that was on its way when its key was replaced comes to lie under
 /// the old key: then once more.
 const ROUNDS_MAX: u32 = 5;
@@ -104,6 +107,22 @@ struct Task {
     keys: BTreeSet<String>,
 }
 
+impl Task {
+    /// A key that cannot be read must not be passed over: the erasure would
+    /// call itself done and leave it.
+    fn key_ids(&self) -> Result<BTreeSet<[u8; 8]>, Failure> {
+        let id = |text: &String| {
+            let mut id = [0; 8];
+            hex::decode_to_slice(text, &mut id).map(|()| id)
+        };
+        self.keys
+            .iter()
+            .map(id)
+            .collect::<Result<_, _>>()
+            .map_err(|e| cannot("read which keys an erasure destroys", e).next(NOTE_DAMAGED))
+    }
+}
+
 /// What an erasure works with, for a thread that may block.
 #[derive(Clone)]
 pub struct Eraser {
@@ -141,7 +160,7 @@ impl Eraser {
         blocking(move || {
             let by = because.index();
             let (mut done, keys) = this.survey(&selection, by)?;
-            let task = Task { selection, by, keys: keys.iter().map(|id| hex(id)).collect() };
+            let task = Task { selection, by, keys: keys.iter().map(hex::encode).collect() };
             write_note(&this.note, &task)?;
             let cut = this.carry_out(&because, &task, before)?;
             (done.records, done.redos, done.resealed) = (cut.erased, cut.redos, cut.resealed);
@@ -183,7 +202,7 @@ impl Eraser {
     /// Steps 3 to 6. Doing it again does what is left.
     fn carry_out(&self, because: &Recorded<Permit<Administer>>, task: &Task, synced: Seq) -> Result<Cut, Failure> {
         let keys = |e| cannot("change the keyring", e);
-        let old: BTreeSet<[u8; 8]> = task.keys.iter().filter_map(|id| unhex(id)).collect();
+        let old = task.key_ids()?;
         let mut done = Cut::default();
         for _ in 0..ROUNDS_MAX {
             self.vault.follow_evidence(because, &old).map_err(keys)?;
@@ -278,19 +297,10 @@ fn read_note(path: &Path) -> Result<Option<Task>, Failure> {
     match std::fs::read(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(cannot(&format!("read `{}`", path.display()), e)),
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| {
-            cannot(&format!("read `{}`", path.display()), e)
-                .next("give the erasure again; then move the file away: it names one that was not finished")
-        }),
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| cannot(&format!("read `{}`", path.display()), e).next(NOTE_DAMAGED)),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<[u8; 8]> {
-    (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok())?.map(u64::to_be_bytes)
 }
 
 #[cfg(test)]
@@ -342,10 +352,14 @@ mod tests {
         let path = dir.path().join(NOTE);
         assert_eq!(read_note(&path).expect("none"), None);
         let selection = Selection { tenant: Tenant::parse("acme").ok(), from_us: Some(1), ..Selection::default() };
-        let task = Task { selection, by: 9, keys: BTreeSet::from([hex(&[0xab; 8])]) };
+        let task = Task { selection, by: 9, keys: BTreeSet::from([hex::encode([0xab; 8])]) };
         write_note(&path, &task).expect("written");
-        assert_eq!(read_note(&path).expect("read"), Some(task));
-        assert_eq!(unhex(&hex(&[0, 1, 2, 3, 4, 5, 6, 0xff])), Some([0, 1, 2, 3, 4, 5, 6, 0xff]));
+        assert_eq!(read_note(&path).expect("read").as_ref(), Some(&task));
+        assert_eq!(task.key_ids().expect("as written"), BTreeSet::from([[0xab; 8]]));
+        for wrong in ["", "abab", "zzzzzzzzzzzzzzzz", "ababababababababab"] {
+            let damaged = Task { keys: BTreeSet::from([wrong.to_owned()]), ..task.clone() };
+            assert!(damaged.key_ids().is_err(), "{wrong}");
+        }
         std::fs::write(&path, "{").expect("torn");
         assert!(read_note(&path).is_err());
     }

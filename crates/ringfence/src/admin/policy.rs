@@ -19,7 +19,7 @@ pub(super) fn show(installation: &Installation) -> Value {
     let set = engine.set();
     json!({
         "epoch": engine.epoch(),
-        "sha256": hex(&set.sha256()),
+        "sha256": hex::encode(set.sha256()),
         "policies": set.policies().collect::<Vec<_>>(),
     })
 }
@@ -121,8 +121,4 @@ fn invalid(errors: &PolicyErrors) -> Failure {
         })
         .collect();
     Failure::new(Kind::Configuration, all.join("\n       ")).next("mend the text; the policies in force stay")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -205,7 +205,7 @@ impl Demo<'_> {
             let name = entry.path().strip_prefix(place).unwrap_or(entry.path()).display().to_string();
             if let (0..3, Some(piece)) = (shown, content.windows(32).skip(256).find(|w| w.iter().all(|b| *b != 0))) {
                 o.say(&format!("  {name}"));
-                o.say(&o.dim(&format!("    … {} …", hex(piece))));
+                o.say(&o.dim(&format!("    … {} …", hex::encode(piece))));
                 shown += 1;
             }
             bytes += content.len() as u64;
@@ -312,10 +312,6 @@ fn contains(hay: &[u8], needle: &[u8]) -> bool {
         at += 1;
     }
     false
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn not_refused(refusal: Refusal) -> Failure {

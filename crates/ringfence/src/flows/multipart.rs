@@ -15,7 +15,7 @@ use ringfence_store::{CommitError, CompleteUpload, Conditions, Conflict, PutPart
 
 use super::begin::About;
 use super::copy::{plain_of, seen};
-use super::put::{early, hex};
+use super::put::early;
 use super::{Act, Algorithm, PartFrom, Plain, Refused, Sums, combine};
 
 /// An upload to be begun.
@@ -374,7 +374,7 @@ fn etag_of<'a>(parts: impl Iterator<Item = &'a [u8; 16]>) -> String {
         count += 1;
     }
     let digest: [u8; 16] = md5.finalize().into();
-    format!("{}-{count}", hex(&digest))
+    format!("{}-{count}", hex::encode(digest))
 }
 
 fn md5_of(etag: &str) -> Option<[u8; 16]> {

@@ -76,7 +76,7 @@ impl Act {
         let version = Version {
             created_ms: self.now_ms(),
             size: sums.len,
-            etag: hex(&sums.md5),
+            etag: hex::encode(sums.md5),
             checksums: algorithms.iter().filter_map(|a| sums.checksum(*a)).collect(),
             parts: vec![part],
             ..begun.version.clone()
@@ -197,8 +197,4 @@ pub(super) fn early(conditions: &Conditions, current: Option<&Version>) -> Resul
         (_, Some(etag), Some(version)) if etag != "*" && *etag != version.etag => failed(),
         _ => Ok(()),
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

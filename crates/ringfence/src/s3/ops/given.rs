@@ -253,10 +253,6 @@ pub(in crate::s3) fn wanted(bucket: &str, key: &str, version: Option<String>) ->
     Ok(Wanted { bucket: bucket.to_owned(), key: key.to_owned(), version: named_version(version)? })
 }
 
-pub(in crate::s3) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 pub(in crate::s3) fn upload_ref(bucket: &str, key: &str, id: &str) -> UploadRef {
     UploadRef { bucket: bucket.to_owned(), key: key.to_owned(), id: id.to_owned() }
 }

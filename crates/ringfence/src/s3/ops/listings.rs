@@ -297,7 +297,7 @@ fn id_text(id: AfterId) -> String {
 fn listed_part(part: &ringfence_format::redo::Part, checksums: bool) -> Part {
     let mut listed = Part {
         part_number: Some(part.number as i32),
-        e_tag: Some(ETag::Strong(hex(&part.md5))),
+        e_tag: Some(ETag::Strong(hex::encode(part.md5))),
         size: Some(int(part.plain_len)),
         last_modified: Some(timestamp(part.created_ms)),
         ..Part::default()

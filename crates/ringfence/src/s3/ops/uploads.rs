@@ -44,7 +44,8 @@ pub(super) async fn upload_part(act: Act, mut req: S3Request<UploadPartInput>) -
     let sent = !said.sums.is_empty() || said.trailer_names.iter().any(|n| trailer_algorithm(n).is_some());
     let upload = upload_ref(&input.bucket, &input.key, &input.upload_id);
     let (part, _, seq) = act.upload_part(&upload, part_number(input.part_number)?, said.of(body)?).await?;
-    let mut output = UploadPartOutput { e_tag: Some(ETag::Strong(hex(&part.md5))), ..UploadPartOutput::default() };
+    let mut output =
+        UploadPartOutput { e_tag: Some(ETag::Strong(hex::encode(part.md5))), ..UploadPartOutput::default() };
     put_checksums!(output, part.checksum.iter().filter(|_| sent));
     Ok((output, seq))
 }
@@ -60,7 +61,7 @@ pub(super) async fn upload_part_copy(act: Act, req: S3Request<UploadPartCopyInpu
     let upload = upload_ref(&input.bucket, &input.key, &input.upload_id);
     let (part, seq, source) = act.upload_part_copy(&upload, part_number(input.part_number)?, from).await?;
     let result = CopyPartResult {
-        e_tag: Some(ETag::Strong(hex(&part.md5))),
+        e_tag: Some(ETag::Strong(hex::encode(part.md5))),
         last_modified: Some(timestamp(part.created_ms)),
         ..CopyPartResult::default()
     };
