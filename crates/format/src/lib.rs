@@ -16,5 +16,6 @@ pub mod names;
 pub mod proof;
 pub mod record;
 pub mod redo;
+pub mod session;
 pub mod tile;
 pub mod wrap;

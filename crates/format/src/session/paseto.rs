@@ -1,0 +1,185 @@
+//! PASETO `v4.public` and `v3.public` (paseto.io, specification v4 and v3):
+//! which bytes are signed, and the check. Nothing here holds a private key.
+
+use std::fmt;
+use std::str::FromStr;
+
+use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, ED25519, UnparsedPublicKey};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+
+use super::refusal::BadSession;
+use crate::leaf::sha256;
+
+/// The version of a key; a token under that key has it, whatever it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// Ed25519.
+    V4,
+    /// ECDSA on P-384 with SHA-384, where hardware holds the key that has no
+    /// Ed25519.
+    V3,
+}
+
+impl Version {
+    const fn header(self) -> &'static str {
+        match self {
+            Self::V4 => "v4.public.",
+            Self::V3 => "v3.public.",
+        }
+    }
+
+    const fn signature_bytes(self) -> usize {
+        match self {
+            Self::V4 => 64,
+            Self::V3 => 96,
+        }
+    }
+}
+
+/// A public key with its version.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, minicbor::Encode, minicbor::Decode)]
+pub enum PublicKey {
+    /// Ed25519 (RFC 8032), 32 bytes.
+    #[n(0)]
+    Ed25519(#[cbor(n(0), with = "minicbor::bytes")] [u8; 32]),
+    /// P-384, a compressed point (SEC 1, section 2.3.3), 49 bytes.
+    #[n(1)]
+    P384(#[cbor(n(0), with = "minicbor::bytes")] [u8; 49]),
+}
+
+impl PublicKey {
+    /// Which tokens it checks.
+    pub const fn version(&self) -> Version {
+        match self {
+            Self::Ed25519(_) => Version::V4,
+            Self::P384(_) => Version::V3,
+        }
+    }
+
+    /// The key's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Ed25519(bytes) => bytes,
+            Self::P384(bytes) => bytes,
+        }
+    }
+
+    /// Its id: the first 8 bytes of SHA-256 of the key.
+    pub fn kid(&self) -> Kid {
+        let hash = sha256(self.as_bytes());
+        Kid(hash[..8].try_into().expect("sliced to 8"))
+    }
+
+    /// Whether this key's owner signed exactly these bytes.
+    #[must_use]
+    pub fn signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        match self {
+            Self::Ed25519(key) => UnparsedPublicKey::new(&ED25519, key).verify(message, signature).is_ok(),
+            Self::P384(key) => UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, key).verify(message, signature).is_ok(),
+        }
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = if self.version() == Version::V4 { "ed25519" } else { "p384" };
+        write!(f, "{version}:{}", BASE64.encode(self.as_bytes()))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = BadSession;
+
+    fn from_str(text: &str) -> Result<Self, BadSession> {
+        let (version, key) = text.split_once(':').ok_or(BadSession::Form("a public key is `ed25519:…` or `p384:…`"))?;
+        let bytes = BASE64.decode(key).map_err(|_| BadSession::Form("a public key is not base64url"))?;
+        let length = |_| BadSession::Form("a public key has the wrong length");
+        match version {
+            "ed25519" => Ok(Self::Ed25519(bytes.try_into().map_err(length)?)),
+            "p384" => Ok(Self::P384(bytes.try_into().map_err(length)?)),
+            _ => Err(BadSession::Form("a public key is `ed25519:…` or `p384:…`")),
+        }
+    }
+}
+
+/// Short id of a key: 16 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, minicbor::Encode, minicbor::Decode)]
+#[cbor(transparent)]
+pub struct Kid(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; 8]);
+
+impl fmt::Display for Kid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Kid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Kid {
+    type Err = BadSession;
+
+    fn from_str(text: &str) -> Result<Self, BadSession> {
+        let mut kid = [0; 8];
+        hex::decode_to_slice(text, &mut kid).map_err(|_| BadSession::Form("a key id is 16 hexadecimal digits"))?;
+        let kid = Self(kid);
+        if kid.to_string() == text { Ok(kid) } else { Err(BadSession::Form("a key id is written in lower case")) }
+    }
+}
+
+/// PAE of the specification (section 2.2.1, "PAE Definition"): how many pieces,
+/// then each with its length, numbers as 64 bits little-endian.
+pub fn pre_authentication_encoding(pieces: &[&[u8]]) -> Vec<u8> {
+    let length = |n: usize| (n as u64 & (u64::MAX >> 1)).to_le_bytes();
+    let mut out = length(pieces.len()).to_vec();
+    for piece in pieces {
+        out.extend_from_slice(&length(piece.len()));
+        out.extend_from_slice(piece);
+    }
+    out
+}
+
+/// The bytes that the key signs.
+pub(super) fn to_be_signed(key: &PublicKey, payload: &[u8], footer: &[u8], implicit: &[u8]) -> Vec<u8> {
+    let header = key.version().header().as_bytes();
+    match key {
+        PublicKey::Ed25519(_) => pre_authentication_encoding(&[header, payload, footer, implicit]),
+        PublicKey::P384(point) => pre_authentication_encoding(&[point, header, payload, footer, implicit]),
+    }
+}
+
+/// The token of a payload and its signature.
+pub(super) fn assemble(version: Version, payload: &[u8], signature: &[u8], footer: &[u8]) -> String {
+    let body = [payload, signature].concat();
+    format!("{}{}.{}", version.header(), BASE64.encode(body), BASE64.encode(footer))
+}
+
+/// A PASETO cut into its parts: nothing in it is believed yet.
+#[derive(Clone, Debug)]
+pub(super) struct Parts {
+    pub(super) version: Version,
+    pub(super) payload: Vec<u8>,
+    pub(super) signature: Vec<u8>,
+    pub(super) footer: Vec<u8>,
+}
+
+pub(super) fn parse(text: &str) -> Result<Parts, BadSession> {
+    let bad = BadSession::Form;
+    let versions = [Version::V4, Version::V3];
+    let version = versions.into_iter().find(|v| text.starts_with(v.header())).ok_or(bad("neither v4 nor v3 public"))?;
+    let (body, footer) = text[version.header().len()..].split_once('.').ok_or(bad("it has no footer"))?;
+    let mut payload = BASE64.decode(body).map_err(|_| bad("its body is not base64url"))?;
+    let footer = BASE64.decode(footer).map_err(|_| bad("its footer is not base64url"))?;
+    let cut = payload.len().checked_sub(version.signature_bytes()).ok_or(bad("too short for a signature"))?;
+    let signature = payload.split_off(cut);
+    Ok(Parts { version, payload, signature, footer })
+}
