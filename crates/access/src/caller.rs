@@ -15,6 +15,7 @@ use ringfence_format::record::{ActorKind, Core, Decision, Op, Phase, Record, Res
 use ringfence_log::Entry;
 
 use crate::keys::{KeyState, Keys};
+use crate::session::Session;
 
 /// Reserved: no tenant and no realm may have this name. Callers without a
 /// tenant (the operator, Ringfence itself) carry it.
@@ -49,6 +50,8 @@ pub(crate) struct Who {
     pub(crate) actor: ActorKind,
     pub(crate) key_id: Option<KeyId>,
     pub(crate) origin: Origin,
+    /// Where it acts by a session: that one.
+    pub(crate) session: Option<Arc<Session>>,
 }
 
 /// Where a request came from.
@@ -106,7 +109,15 @@ pub fn authenticate(signature: VerifiedSignature, keys: &Keys, origin: Origin) -
     check(entry.realm == realm, AuthnReason::OtherRealm)?;
     check(entry.tenant.as_str() != PROVIDER && entry.realm.as_str() != PROVIDER, AuthnReason::Reserved)?;
     let principal = entry.principal.clone();
-    Ok(Caller(Arc::new(Who { realm, tenant, principal, actor: ActorKind::StaticKey, key_id: Some(key), origin })))
+    Ok(Caller(Arc::new(Who {
+        realm,
+        tenant,
+        principal,
+        actor: ActorKind::StaticKey,
+        key_id: Some(key),
+        origin,
+        session: None,
+    })))
 }
 
 /// The operator behind the administration socket: the user the server runs as,
@@ -127,7 +138,7 @@ pub fn system(task: &'static str) -> Caller {
 fn provider(name: String, actor: ActorKind) -> Caller {
     let principal = Principal::parse(&name).expect("tasks and user ids are short lower-case names");
     let (realm, tenant) = (PROVIDER_REALM.clone(), PROVIDER_TENANT.clone());
-    Caller(Arc::new(Who { realm, tenant, principal, actor, key_id: None, origin: Origin::default() }))
+    Caller(Arc::new(Who { realm, tenant, principal, actor, key_id: None, origin: Origin::default(), session: None }))
 }
 
 impl Caller {
@@ -160,7 +171,9 @@ impl Caller {
 
 impl Who {
     pub(crate) fn subject(&self, owner: Option<&Tenant>) -> Subject {
-        let of_tenant = self.actor == ActorKind::StaticKey;
+        let of_tenant = matches!(self.actor, ActorKind::StaticKey | ActorKind::Session | ActorKind::WebIdentity);
+        let session = self.session.as_deref();
+        let claims = session.map(Session::claims);
         Subject {
             realm: of_tenant.then(|| self.realm.clone()),
             tenant: if of_tenant { Some(self.tenant.clone()) } else { owner.cloned() },
@@ -169,6 +182,12 @@ impl Who {
             key_id: self.key_id.clone(),
             source: self.origin.ip.map(|ip| ip.to_string()),
             user_agent: self.origin.user_agent.clone(),
+            session: claims.map(|claims| hex::encode(claims.session)),
+            role: claims.map(|claims| claims.role.clone()),
+            issued: session.map(|session| session.verified().index()),
+            signed_by: session.map(|session| session.verified().kid().to_string()),
+            issuer: claims.map(|claims| claims.issuer.to_string()),
+            issuer_subject: session.and_then(Session::subject).map(str::to_owned),
         }
     }
 }
@@ -330,6 +349,7 @@ impl Entry for Unauthenticated {
                 key_id: self.0.key.clone(),
                 source: self.0.origin.ip.map(|ip| ip.to_string()),
                 user_agent: self.0.origin.user_agent.clone(),
+                ..Subject::default()
             },
             resource: Resource::default(),
             redo: None,

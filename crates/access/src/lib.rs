@@ -20,6 +20,7 @@ pub mod noise;
 pub mod permit;
 pub mod placement;
 pub mod policy;
+pub mod session;
 pub mod setting;
 
 pub use ask::Ask;

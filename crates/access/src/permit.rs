@@ -60,6 +60,8 @@ actions! {
     LowerLabel Write;
     /// Change tenants, keys, policies; run maintenance.
     Administer Reserved;
+    /// Give out a session in a role.
+    Issue Ordinary;
 }
 
 /// Policy said yes to `A`. Only [`crate::policy`] makes one.

@@ -47,12 +47,21 @@ pub enum Act {
     LowerLabel,
     Administer,
     Place,
+    Issue,
 }
 
 impl Act {
     /// All of them, in the order of the schema.
-    pub const ALL: [Self; 7] =
-        [Self::Read, Self::Write, Self::Delete, Self::List, Self::LowerLabel, Self::Administer, Self::Place];
+    pub const ALL: [Self; 8] = [
+        Self::Read,
+        Self::Write,
+        Self::Delete,
+        Self::List,
+        Self::LowerLabel,
+        Self::Administer,
+        Self::Place,
+        Self::Issue,
+    ];
 
     /// Its name in policies.
     pub fn as_str(self) -> &'static str {
@@ -64,6 +73,7 @@ impl Act {
             Self::LowerLabel => "LowerLabel",
             Self::Administer => "Administer",
             Self::Place => "Place",
+            Self::Issue => "Issue",
         }
     }
 

@@ -75,6 +75,13 @@ pub enum ActorKind {
     /// Nobody we know: no valid credential.
     #[n(3)]
     Anonymous,
+    /// A holder of a session.
+    #[n(4)]
+    Session,
+    /// A holder of an identity provider's token, who may exchange it for a
+    /// session and do nothing else.
+    #[n(5)]
+    WebIdentity,
 }
 
 /// What happened, and what was decided.
@@ -136,6 +143,24 @@ pub struct Subject {
     pub source: Option<String>,
     #[n(6)]
     pub user_agent: Option<String>,
+    /// The session's id.
+    #[n(7)]
+    pub session: Option<String>,
+    /// Its role.
+    #[n(8)]
+    pub role: Option<Principal>,
+    /// The record of its issuance.
+    #[n(9)]
+    pub issued: Option<Seq>,
+    /// The key that signed it.
+    #[n(10)]
+    pub signed_by: Option<String>,
+    /// The issuer whose token was exchanged for it, as the configuration names it.
+    #[n(11)]
+    pub issuer: Option<String>,
+    /// Who that token says it is, verbatim.
+    #[n(12)]
+    pub issuer_subject: Option<String>,
 }
 
 /// On what.

@@ -3,7 +3,7 @@
 //! ```toml
 //! [[case]]
 //! name   = "no restricted data in the cloud"
-//! action = "Place"              # Read, Write, Delete, List, LowerLabel, Administer, Place
+//! action = "Place"              # Read, Write, Delete, List, LowerLabel, Administer, Issue, Place
 //! tenant = "acme"               # whose data
 //! label  = "restricted"
 //! site   = "cloud"              # Place only
@@ -12,8 +12,10 @@
 //! ```
 //!
 //! Of access, not of placement: `principal` (default `someone`), `actor`
-//! (`static-key` or `operator` or `system`), `by` (the tenant that acts, if it
-//! is not the owner), `op`, `key`, `source` (an address), `from` (LowerLabel).
+//! (`static-key`, `session`, `web-identity`, `operator` or `system`), `by` (the
+//! tenant that acts, if it is not the owner), `op`, `key`, `source` (an
+//! address), `from` (LowerLabel), `role` (of a session; for Issue the one asked
+//! for) and `issuer` (Issue: whose token is shown).
 //! `bucket` names the bucket; without it, the act is about the tenant. `pin`
 //! is the site it is pinned to.
 
@@ -134,6 +136,8 @@ struct Case {
     from: Option<Label>,
     site: Option<SiteId>,
     source: Option<IpAddr>,
+    role: Option<Principal>,
+    issuer: Option<Principal>,
     expect: Expect,
     policy: Option<String>,
 }
@@ -189,6 +193,10 @@ impl Case {
         let bucket = self.bucket();
         let op = self.op(act)?;
         let mut ask = match (&self.tenant, &self.bucket, &self.key) {
+            _ if act == Act::Issue => {
+                let role = self.role.as_ref().ok_or("`Issue` needs a `role`")?;
+                Ask::on_role(op, &self.owner(), role, self.issuer.as_ref())
+            }
             (_, Some(_), Some(key)) => Ask::on_object(op, &bucket, key, label),
             (_, Some(_), None) => Ask::on_bucket(op, &bucket, label),
             (_, None, Some(_)) => return Err("a `key` needs a `bucket`".to_owned()),
@@ -205,7 +213,8 @@ impl Case {
         let someone = Principal::parse("someone").expect("a valid name");
         let principal = self.principal.as_ref().unwrap_or(&someone);
         let realm = Realm::parse("test").expect("a valid name");
-        let asker = Asker { tenant: &by, realm: &realm, principal, actor, ip: self.source };
+        let role = self.role.as_ref().filter(|_| actor == ActorKind::Session);
+        let asker = Asker { tenant: &by, realm: &realm, principal, actor, ip: self.source, role };
         // What the schema has no room for is refused for that reason alone.
         world::of_access(set, act, asker, &ask, label).map_err(|why| format!("nobody can ask this: {why}"))?;
         Ok(set.access(act, asker, &ask))
@@ -213,12 +222,15 @@ impl Case {
 
     fn actor(&self) -> Result<(ActorKind, Tenant), String> {
         let provider = || Tenant::parse(PROVIDER).expect("a valid name");
+        let tenant = || self.by.clone().unwrap_or_else(|| self.owner());
         match self.actor.as_deref() {
-            None | Some("static-key") => Ok((ActorKind::StaticKey, self.by.clone().unwrap_or_else(|| self.owner()))),
+            None | Some("static-key") => Ok((ActorKind::StaticKey, tenant())),
+            Some("session") => Ok((ActorKind::Session, tenant())),
+            Some("web-identity") => Ok((ActorKind::WebIdentity, tenant())),
             Some("operator" | "system") if self.by.is_some() => Err("operator and system act for no tenant".to_owned()),
             Some("operator") => Ok((ActorKind::Operator, provider())),
             Some("system") => Ok((ActorKind::System, provider())),
-            Some(other) => Err(format!("no actor is a `{other}`: use `static-key`, `operator` or `system`")),
+            Some(other) => Err(unknown_word("actor", other).unwrap_or_default()),
         }
     }
 

@@ -205,7 +205,7 @@ impl Engine {
         ask: &Ask,
     ) -> AccessExplanation {
         let state = self.state.load();
-        let verdict = state.set.access(act, Asker { tenant, realm, principal, actor, ip: None }, ask);
+        let verdict = state.set.access(act, Asker { tenant, realm, principal, actor, ip: None, role: None }, ask);
         AccessExplanation {
             policy_epoch: state.epoch,
             action: act.as_str(),

@@ -30,6 +30,8 @@ pub(super) struct AccessRef<'a> {
     key: Option<&'a ObjectKey>,
     label: &'a Label,
     from: Option<&'a Label>,
+    role: Option<&'a Principal>,
+    asked_role: Option<(&'a Principal, Option<&'a Principal>)>,
 }
 
 impl<'a> AccessRef<'a> {
@@ -47,12 +49,18 @@ impl<'a> AccessRef<'a> {
                 On::Tenant(_) => 1,
                 On::Bucket(_) => 2,
                 On::Object(..) => 3,
+                On::Role { .. } => 4,
             },
             owner: ask.owner(),
             bucket: ask.bucket().map(|bucket| (&bucket.name, bucket.pin.as_ref())),
             key: ask.key().filter(|_| uses.key),
             label,
             from: ask.lowered_from.as_ref(),
+            role: asker.role,
+            asked_role: match &ask.on {
+                On::Role { role, issuer, .. } => Some((role, issuer.as_ref())),
+                _ => None,
+            },
         }
     }
 
@@ -71,6 +79,8 @@ impl<'a> AccessRef<'a> {
             key: self.key.cloned(),
             label: self.label.clone(),
             from: self.from.cloned(),
+            role: self.role.cloned(),
+            asked_role: self.asked_role.map(|(role, issuer)| (role.clone(), issuer.cloned())),
         }
     }
 }
@@ -91,6 +101,8 @@ pub(super) struct AccessKey {
     key: Option<ObjectKey>,
     label: Label,
     from: Option<Label>,
+    role: Option<Principal>,
+    asked_role: Option<(Principal, Option<Principal>)>,
 }
 
 impl AccessKey {
@@ -109,6 +121,8 @@ impl AccessKey {
             key: self.key.as_ref(),
             label: &self.label,
             from: self.from.as_ref(),
+            role: self.role.as_ref(),
+            asked_role: self.asked_role.as_ref().map(|(role, issuer)| (role, issuer.as_ref())),
         }
     }
 }

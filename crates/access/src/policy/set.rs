@@ -20,6 +20,7 @@ use crate::setting::Setting;
 /// Ids of refusals that no policy can lift.
 const TENANT_BOUNDARY: &str = "builtin:tenant-boundary";
 const REALM_BOUNDARY: &str = "builtin:realm-boundary";
+const EVIDENCE_ONLY: &str = "builtin:evidence-is-no-session";
 
 pub(super) static VALIDATOR: LazyLock<Validator> = LazyLock::new(|| {
     let (schema, warnings) = Schema::from_cedarschema_str(SCHEMA).expect("the schema is tested");
@@ -168,7 +169,7 @@ impl PolicySet {
 
     /// May somebody do something? Boundaries first, which no policy can move.
     pub(super) fn access(&self, act: Act, asker: Asker<'_>, ask: &Ask) -> Verdict {
-        if let Err(refusal) = self.boundary(asker, ask) {
+        if let Err(refusal) = self.boundary(asker, ask).and_then(|()| self.evidence_only_buys_a_session(act, asker)) {
             return refusal;
         }
         let owner = ask.owner().filter(|_| act != Act::Administer);
@@ -183,6 +184,15 @@ impl PolicySet {
         match world::of_place(self, bucket, label, site) {
             Ok((request, entities)) => self.evaluate(Act::Place, Some(&bucket.tenant), &request, &entities),
             Err(why) => Verdict::deny(format!("the policies have no room for this request: {why}"), vec![]),
+        }
+    }
+
+    /// INVARIANT: who shows an identity provider's token may ask for a session,
+    /// and nothing else: the token itself opens nothing.
+    pub(super) fn evidence_only_buys_a_session(&self, act: Act, asker: Asker<'_>) -> Result<(), Verdict> {
+        match asker.actor == ActorKind::WebIdentity && act != Act::Issue {
+            true => Err(Verdict::deny("an identity token is not a session".into(), vec![EVIDENCE_ONLY.into()])),
+            false => Ok(()),
         }
     }
 

@@ -791,6 +791,8 @@ fn access_table() -> String {
     let actors = [
         ("owner's key", &owner, ActorKind::StaticKey),
         ("stranger's key", &stranger, ActorKind::StaticKey),
+        ("owner's session", &owner, ActorKind::Session),
+        ("identity token", &owner, ActorKind::WebIdentity),
         ("operator", &provider, ActorKind::Operator),
         ("system", &provider, ActorKind::System),
     ];
@@ -798,12 +800,13 @@ fn access_table() -> String {
     let (realm, alice) = (Realm::parse("main").expect("a realm"), Principal::parse("alice").expect("a principal"));
     for act in Act::ALL.into_iter().filter(|act| *act != Act::Place) {
         for (who, by, actor) in actors {
-            let asker = world::Asker { tenant: by, realm: &realm, principal: &alice, actor, ip: None };
+            let asker = world::Asker { tenant: by, realm: &realm, principal: &alice, actor, ip: None, role: None };
             let verdicts: Vec<_> = labels
                 .iter()
                 .map(|of| match act {
                     Act::List => Ask::on_bucket("s3:ListObjectsV2", &bucket, of),
                     Act::LowerLabel => object(&bucket, "public").lowering_from(of),
+                    Act::Issue => Ask::on_role("sts:AssumeRoleWithWebIdentity", &bucket.tenant, &alice, None),
                     _ => object(&bucket, of.as_str()),
                 })
                 .map(|ask| set.access(act, asker, &ask))

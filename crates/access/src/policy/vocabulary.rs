@@ -46,6 +46,9 @@ pub const S3_OPS: [&str; 32] = [
     "s3:PostObject",
 ];
 
+/// As policies write who acts.
+const ACTORS: [&str; 5] = ["static-key", "session", "web-identity", "operator", "system"];
+
 /// Which facts about a request some policy looks at. What none looks at is
 /// left out of the memory of decisions.
 #[derive(Clone, Copy, Debug, Default)]
@@ -106,15 +109,15 @@ pub(super) fn unknown_word(attribute: &str, word: &str) -> Option<String> {
         "kind" if !["private", "public"].contains(&word) => {
             Some(format!("no site is of kind `{word}`: use `private` or `public`"))
         }
-        "actor" if !["static-key", "operator", "system"].contains(&word) => {
-            Some(format!("no actor is a `{word}`: use `static-key`, `operator` or `system`"))
+        "actor" if !ACTORS.contains(&word) => {
+            Some(format!("no actor is a `{word}`: use `static-key`, `session`, `web-identity`, `operator` or `system`"))
         }
         "op" if word.starts_with("s3:") && !S3_OPS.contains(&word) => {
             Some(format!("no operation is called `{word}`: S3 operations are written like `s3:GetObject`"))
         }
-        "op" if !["s3:", "admin:", "system:"].iter().any(|area| word.starts_with(area)) => {
-            Some(format!("no operation is called `{word}`: operations begin with `s3:`, `admin:` or `system:`"))
-        }
+        "op" if !["s3:", "sts:", "api:", "admin:", "system:"].iter().any(|area| word.starts_with(area)) => Some(
+            format!("no operation is called `{word}`: they begin with `s3:`, `sts:`, `api:`, `admin:` or `system:`"),
+        ),
         "jurisdiction" if word.len() != 2 || !word.bytes().all(|c| c.is_ascii_uppercase()) => {
             Some(format!("`{word}` is not a jurisdiction: use an ISO 3166-1 code such as `DE`, in capitals"))
         }

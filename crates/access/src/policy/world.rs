@@ -27,12 +27,15 @@ pub(crate) struct Asker<'a> {
     pub(crate) principal: &'a Principal,
     pub(crate) actor: ActorKind,
     pub(crate) ip: Option<IpAddr>,
+    /// Of a session.
+    pub(crate) role: Option<&'a Principal>,
 }
 
 impl<'a> From<&'a Who> for Asker<'a> {
     fn from(who: &'a Who) -> Self {
         let Who { tenant, realm, principal, actor, origin, .. } = who;
-        Self { tenant, realm, principal, actor: *actor, ip: origin.ip }
+        let role = who.session.as_ref().map(|session| session.role());
+        Self { tenant, realm, principal, actor: *actor, ip: origin.ip, role }
     }
 }
 
@@ -44,19 +47,15 @@ pub(super) type World = Result<(Request, Entities), String>;
 pub(super) fn of_access(set: &PolicySet, act: Act, asker: Asker<'_>, ask: &Ask, label: &Label) -> World {
     let tenant = uid("Tenant", asker.tenant.as_str());
     let principal = uid("Principal", &format!("{}/{}", asker.tenant, asker.principal));
-    let mut entities = vec![
-        Entity::with_uid(tenant.clone()),
-        entity(
-            &principal,
-            [tenant.clone()],
-            [
-                ("tenant", Expression::new_entity_uid(tenant)),
-                ("realm", text(asker.realm.as_str())),
-                ("name", text(asker.principal.as_str())),
-                ("actor", text(actor_name(asker.actor))),
-            ],
-        )?,
+    let facts = [
+        ("tenant", Expression::new_entity_uid(tenant.clone())),
+        ("realm", text(asker.realm.as_str())),
+        ("name", text(asker.principal.as_str())),
+        ("actor", text(actor_name(asker.actor))),
     ];
+    let role = asker.role.map(|role| ("role", text(role.as_str())));
+    let mut entities =
+        vec![Entity::with_uid(tenant.clone()), entity(&principal, [tenant], facts.into_iter().chain(role))?];
     let resource = resource(ask, set.uses().key, &mut entities)?;
     let mut context = vec![("op".to_owned(), text(ask.op))];
     context.extend(asker.ip.map(|ip| ("source".to_owned(), Expression::new_ip(ip.to_canonical().to_string()))));
@@ -65,6 +64,9 @@ pub(super) fn of_access(set: &PolicySet, act: Act, asker: Asker<'_>, ask: &Ask, 
     }
     if let (Act::LowerLabel, Some(from)) = (act, &ask.lowered_from) {
         context.push(("from".to_owned(), Expression::new_entity_uid(label_uid(from))));
+    }
+    if let On::Role { issuer: Some(issuer), .. } = &ask.on {
+        context.push(("issuer".to_owned(), text(issuer.as_str())));
     }
     finish(set, act, principal, resource, context, entities)
 }
@@ -114,6 +116,8 @@ pub(super) fn actor_name(actor: ActorKind) -> &'static str {
         ActorKind::Operator => "operator",
         ActorKind::System => "system",
         ActorKind::Anonymous => "anonymous",
+        ActorKind::Session => "session",
+        ActorKind::WebIdentity => "web-identity",
     }
 }
 
@@ -137,6 +141,13 @@ fn resource(ask: &Ask, with_key: bool, entities: &mut Vec<Entity>) -> Result<Ent
     match &ask.on {
         On::Installation => Ok(uid("Installation", "ringfence")),
         On::Tenant(tenant) => Ok(add_tenant(tenant, entities)),
+        On::Role { tenant, role, .. } => {
+            let parent = add_tenant(tenant, entities);
+            let this = uid("Role", &format!("{tenant}/{role}"));
+            let facts = [("tenant", Expression::new_entity_uid(parent.clone())), ("name", text(role.as_str()))];
+            entities.push(entity(&this, [parent], facts)?);
+            Ok(this)
+        }
         On::Bucket(bucket) => add_bucket(bucket, entities),
         On::Object(bucket, key) => {
             // What no policy looks at is left out, so that decisions about
@@ -196,7 +207,7 @@ fn text(text: &str) -> Expression {
 
 fn uid(kind: &'static str, id: &str) -> EntityUid {
     static TYPES: LazyLock<HashMap<&'static str, EntityTypeName>> = LazyLock::new(|| {
-        let kinds = ["Label", "Installation", "Tenant", "Principal", "Bucket", "Object", "Site", "Action"];
+        let kinds = ["Label", "Installation", "Tenant", "Principal", "Role", "Bucket", "Object", "Site", "Action"];
         kinds.map(|kind| (kind, kind.parse().expect("an identifier"))).into()
     });
     EntityUid::from_type_name_and_id(TYPES[kind].clone(), EntityId::new(id))

@@ -31,6 +31,7 @@ impl Get {
             key_id: KeyId::parse("RFAKEXAMPLEEXAMPLE42").ok(),
             source: Some("192.0.2.17".into()),
             user_agent: Some("aws-sdk-rust/1.3 os/linux lang/rust/1.95".into()),
+            ..Subject::default()
         };
         let resource = Resource {
             bucket: BucketName::parse("studies-2026").ok(),
