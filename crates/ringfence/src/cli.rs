@@ -315,10 +315,16 @@ enum KeysCommand {
 #[derive(Subcommand, Debug)]
 enum TenantCommand {
     /// Make a tenant with a first key, appended to DIR/credentials as its profile.
-    #[command(after_help = "Example:\n  ringfence tenant add accounting")]
+    #[command(
+        after_help = "Examples:\n  ringfence tenant add accounting\n  ringfence tenant add hospital --realm health"
+    )]
     Add {
         /// 1–63 of a-z, 0-9 and -.
         name: String,
+        /// The trust root it belongs to, for ever, made if there is none of that
+        /// name; the configured one if left out.
+        #[arg(long)]
+        realm: Option<String>,
     },
     /// Every tenant.
     List,

@@ -102,7 +102,12 @@ impl Act {
     }
 
     fn identity(&self, bucket: &Bucket, version: VersionUid) -> ObjectVersion {
-        ObjectVersion { realm: self.at.realm.clone(), tenant: bucket.tenant.clone(), bucket: bucket.id, version }
+        ObjectVersion {
+            realm: self.at.realm_of(&bucket.tenant),
+            tenant: bucket.tenant.clone(),
+            bucket: bucket.id,
+            version,
+        }
     }
 
     /// Every label that `new` is lower than needs its own permission.

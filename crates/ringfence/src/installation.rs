@@ -349,7 +349,7 @@ impl Installation {
             Some(_) => {}
             None if self.catalog().tenants().is_empty() => {
                 let permit = self.system_permit("first-start", Ask::on_tenant("system:FirstTenant", &tenant)).await?;
-                self.make_tenant(permit, &tenant).await?;
+                self.make_tenant(permit, &self.realm, &tenant).await?;
             }
             None => return Ok(()),
         }
@@ -360,19 +360,30 @@ impl Installation {
         Ok(())
     }
 
-    /// Makes a tenant: its keys first, so that no record of it is ever without
-    /// its key, then the record.
+    /// The realm a tenant belongs to; that of the configuration for one that
+    /// is about to be made.
+    pub fn realm_of(&self, tenant: &Tenant) -> Realm {
+        self.catalog().tenant(tenant).map_or_else(|| self.realm.clone(), |row| row.realm.clone())
+    }
+
+    /// Makes a tenant in a realm, which is made if there is none of that name:
+    /// the keys first, so that no record of it is ever without its key, then
+    /// the record.
     ///
     /// # Errors
     /// The store did not take it.
-    pub async fn make_tenant(&self, permit: Permit<Administer>, tenant: &Tenant) -> Result<(), Failure> {
-        let known = self.vault.tenants(&self.realm).map_err(|e| Failure::new(Kind::Unavailable, e))?;
+    pub async fn make_tenant(&self, permit: Permit<Administer>, realm: &Realm, tenant: &Tenant) -> Result<(), Failure> {
+        let unavailable = |e| Failure::new(Kind::Unavailable, e);
+        if !self.vault.realms().contains(realm) {
+            self.vault.add_realm(realm, &unlock(self.dir(), &self.config)?).map_err(unavailable)?;
+        }
+        let known = self.vault.tenants(realm).map_err(unavailable)?;
         if !known.contains(tenant) {
-            self.vault.add_tenant(&self.realm, tenant).map_err(|e| Failure::new(Kind::Unavailable, e))?;
+            self.vault.add_tenant(realm, tenant).map_err(unavailable)?;
         }
         crate::retention::renew_keys(self)?;
         let created_ms = self.clock.now_us() / 1000;
-        let row = TenantRow { name: tenant.clone(), realm: self.realm.clone(), created_ms };
+        let row = TenantRow { name: tenant.clone(), realm: realm.clone(), created_ms };
         let committed = self.store.put_tenant(permit, row).await;
         committed.map(drop).map_err(|e| Failure::new(Kind::Unavailable, e))
     }
@@ -389,7 +400,8 @@ impl Installation {
         profile: &str,
     ) -> Result<NewKey, Failure> {
         let key = NewKey::random()?;
-        let sealed = self.vault.seal_secret(&self.realm, tenant, &key.id, &key.secret);
+        let realm = self.realm_of(tenant);
+        let sealed = self.vault.seal_secret(&realm, tenant, &key.id, &key.secret);
         let row = StaticKeyRow {
             id: key.id.clone(),
             tenant: tenant.clone(),
@@ -402,7 +414,7 @@ impl Installation {
         file.stage(profile, &key)?;
         match self.store.put_static_key(permit, row.clone()).await {
             Ok(issued) => {
-                self.keys.add(KeyEntry::new(&row, self.realm.clone(), Some(issued.index())));
+                self.keys.add(KeyEntry::new(&row, realm, Some(issued.index())));
                 file.publish()?;
                 Ok(key)
             }

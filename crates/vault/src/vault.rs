@@ -204,6 +204,11 @@ impl Vault {
         self.evidence.reload(&rings)
     }
 
+    /// The realms that have keys.
+    pub fn realms(&self) -> Vec<Realm> {
+        self.rings().realms.keys().cloned().collect()
+    }
+
     /// The tenants that have keys in a realm.
     pub fn tenants(&self, realm: &Realm) -> Result<Vec<Tenant>, VaultError> {
         let rings = self.rings();

@@ -66,7 +66,7 @@ struct Rotation<'a> {
 
 impl Rotation<'_> {
     async fn run(&self) -> Result<(Value, u64), Failure> {
-        let (vault, realm) = (self.installation.vault(), &self.installation.realm);
+        let (vault, realm) = (self.installation.vault(), &self.installation.realm_of(self.tenant));
         let version = vault.rotate_kek(self.because, realm, self.tenant).map_err(unavailable)?;
         let (mut rewrapped, mut failed) = (0, 0);
         for _ in 0..WALKS_MAX {
@@ -125,7 +125,7 @@ impl Rotation<'_> {
     async fn rewrap(&self, version: &Version, bucket: &Bucket) -> Result<NewHead, String> {
         let (vault, store) = (self.installation.vault(), self.installation.store());
         let object = ObjectVersion {
-            realm: self.installation.realm.clone(),
+            realm: self.installation.realm_of(self.tenant),
             tenant: self.tenant.clone(),
             bucket: version.bucket,
             version: version.uid,
@@ -180,7 +180,7 @@ impl Rotation<'_> {
     /// again once nothing new can be sealed under them; one that a put still
     /// seals under stays until the next rotation.
     fn retire(&self, current: u32) -> Result<Vec<u32>, Failure> {
-        let (vault, realm) = (self.installation.vault(), &self.installation.realm);
+        let (vault, realm) = (self.installation.vault(), &self.installation.realm_of(self.tenant));
         let all = vault.kek_versions(realm, self.tenant).map_err(unavailable)?.all;
         let mut retired = Vec::new();
         for version in all.into_iter().filter(|version| *version < current) {

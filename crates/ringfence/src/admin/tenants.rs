@@ -2,8 +2,8 @@
 
 use ringfence_access::keys::KeyState;
 use ringfence_access::permit::Administer;
-use ringfence_access::{Ask, Permit};
-use ringfence_format::names::{KeyId, Principal};
+use ringfence_access::{Ask, Permit, caller};
+use ringfence_format::names::{KeyId, Principal, Realm};
 use ringfence_format::redo::StaticKeyRow;
 use ringfence_store::CommitError;
 use serde_json::{Value, json};
@@ -32,18 +32,32 @@ pub(super) fn list(installation: &Installation) -> Value {
 }
 
 /// Makes a tenant with a first key; completes one whose making was cut off.
-pub(super) async fn add(installation: &Installation, permit: Permit<Administer>, name: &str) -> Result<Value, Failure> {
+pub(super) async fn add(
+    installation: &Installation,
+    permit: Permit<Administer>,
+    name: &str,
+    realm: Option<&str>,
+) -> Result<Value, Failure> {
     let tenant = tenant(name)?;
+    let realm = realm.map(Realm::parse).transpose().map_err(|e| Failure::new(Kind::Usage, e))?;
+    let realm = realm.unwrap_or_else(|| installation.realm.clone());
+    if realm.as_str() == caller::PROVIDER {
+        return Err(Failure::new(Kind::Usage, format!("realm `{realm}` is reserved")).next("choose another name"));
+    }
     let has_key = installation.catalog().static_keys().iter().any(|key| key.row.tenant == tenant);
     let exists = installation.catalog().tenant(&tenant).is_some();
     if exists && has_key {
         return Err(Failure::new(Kind::Usage, format!("tenant `{name}` exists already"))
             .next("add a key with `ringfence key add`, or choose another name"));
     }
+    if exists && installation.realm_of(&tenant) != realm {
+        let message = format!("tenant `{name}` belongs to realm `{}`", installation.realm_of(&tenant));
+        return Err(Failure::new(Kind::Usage, message).next("a tenant stays in its realm: choose another name"));
+    }
     let permit = if exists {
         permit
     } else {
-        installation.make_tenant(permit, &tenant).await?;
+        installation.make_tenant(permit, &realm, &tenant).await?;
         // The second record of one command: decided anew, by Ringfence itself.
         installation.system_permit("tenant-add", Ask::on_tenant("system:FirstKey", &tenant)).await?
     };

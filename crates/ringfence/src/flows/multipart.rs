@@ -171,7 +171,7 @@ impl Act {
     /// The sites that were chosen at its creation, if policy still allows them.
     fn place_upload(&self, ask: Ask, upload: &Upload) -> Result<Placement, Refused> {
         let object: ObjectVersion = ObjectVersion {
-            realm: self.at.realm.clone(),
+            realm: self.caller.realm().clone(),
             tenant: self.caller.tenant().clone(),
             bucket: upload.version.bucket,
             version: upload.version.uid,
