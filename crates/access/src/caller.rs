@@ -333,6 +333,7 @@ impl Entry for Unauthenticated {
             },
             resource: Resource::default(),
             redo: None,
+            public: None,
         }
     }
 }
