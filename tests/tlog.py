@@ -1,8 +1,8 @@
 """An independent verifier of a C2SP transparency log, from the specifications.
 
 Written without a look at the product: c2sp.org/signed-note, tlog-checkpoint,
-tlog-tiles, and RFC 6962 for the tree. It reads a directory or a base URL and
-knows nothing of what an entry means.
+tlog-tiles, and RFC 6962 for the tree. It reads a directory or a base URL. Of
+an entry it knows what docs/formats/log.md says: whether it has a public part.
 """
 
 import base64
@@ -234,6 +234,23 @@ class Verified:
     leaves: list
     entries: list
 
+    def public(self):
+        """Index, kind and bytes of every public entry."""
+        parts = ((index, *entry_parts(entry)) for index, entry in enumerate(self.entries))
+        return [(index, kind, public) for index, kind, _, public in parts if kind != ACCESS]
+
+
+ACCESS, ISSUANCE, MANIFEST, REVOCATION, WITNESS_SET = range(1, 6)
+
+
+def entry_parts(entry):
+    """Kind, hash of the commitments, and public bytes of an entry."""
+    kind, commitments, public = entry[0], entry[1:33], entry[33:]
+    demand(len(commitments) == 32, "an entry is too short")
+    demand(ACCESS <= kind <= WITNESS_SET, f"an entry of unknown type {kind}")
+    demand((len(public) == 0) if kind == ACCESS else (0 < len(public) <= 8192), "an entry has a wrong length")
+    return kind, commitments, public
+
 
 def verify(source, vkey, checkpoint=None):
     """Verifies every tile and entry of a log against its signed checkpoint."""
@@ -250,6 +267,7 @@ def verify(source, vkey, checkpoint=None):
         entries += read_bundle(source, number, width)
     for index, (leaf, entry) in enumerate(zip(leaves, entries, strict=True)):
         demand(leaf_hash(entry) == leaf, f"entry {index} does not hash to its leaf")
+        entry_parts(entry)
     demand(root_of(leaves) == head.root, "the tiles do not lead to the signed root")
     verify_upper_tiles(source, head.size, leaves)
     return Verified(head, leaves, entries)

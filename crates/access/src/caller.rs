@@ -353,6 +353,7 @@ impl Entry for Unauthenticated {
             },
             resource: Resource::default(),
             redo: None,
+            public: None,
         }
     }
 }

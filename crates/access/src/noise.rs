@@ -99,6 +99,7 @@ impl Entry for NoisyMinute {
             },
             resource: Resource::default(),
             redo: None,
+            public: None,
         }
     }
 }

@@ -155,6 +155,7 @@ impl<A: Action> Entry for Permit<A> {
             subject: self.who.subject(self.ask.owner()),
             resource: self.ask.resource.clone(),
             redo: None,
+            public: None,
         }
     }
     fn class(&self) -> Class {
@@ -225,6 +226,7 @@ impl Entry for Denial {
             subject: self.who.subject(self.owner.as_ref()),
             resource: (*self.resource).clone(),
             redo: None,
+            public: None,
         }
     }
 }

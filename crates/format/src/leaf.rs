@@ -7,21 +7,22 @@
 //! salt derived from a key of the tenant, so that nobody without the salt can
 //! guess what was committed to; once the key is destroyed, nobody can.
 //! Whoever is given a salt and the group's bytes (an [`Opening`]) can check
-//! them with no key at all. Format: docs/formats/log.md.
+//! them with no key at all. The entry of a record that also says something to
+//! everybody ends with that ([`PublicEntry`]). Format: docs/formats/log.md.
+
+mod entry;
 
 use aws_lc_rs::{digest, hmac};
 
 use crate::record::{Core, Record, Resource, Seq, Subject};
 
+pub use entry::{
+    ACCESS, ACCESS_ENTRY_BYTES, BadPublic, ISSUANCE, LeafEntry, MANIFEST, PublicEntry, REVOCATION, WITNESS_SET,
+    access_entry,
+};
+
 /// A SHA-256 value.
 pub type Hash = [u8; 32];
-
-/// First byte of an entry. Others are reserved for public structures
-/// (issuance, manifest, revocation, witness set) that are never erasable.
-pub const ACCESS: u8 = 1;
-
-/// Bytes of an access entry: the type and one hash.
-pub const ACCESS_ENTRY_BYTES: usize = 33;
 
 /// A group of a record's fields, committed to on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,19 +62,6 @@ pub fn salt(key: &[u8; 32], origin: &str, seq: Seq, group: Group) -> Hash {
 pub fn commit(salt: &Hash, group_bytes: &[u8]) -> Hash {
     let key = hmac::Key::new(hmac::HMAC_SHA256, salt);
     to_hash(hmac::sign(&key, group_bytes).as_ref())
-}
-
-/// The entry of an access record: what is hashed into the tree and stands in
-/// the entry bundles.
-pub fn access_entry(commitments: &Commitments) -> [u8; ACCESS_ENTRY_BYTES] {
-    let mut hash = digest::Context::new(&digest::SHA256);
-    for commitment in commitments {
-        hash.update(commitment);
-    }
-    let mut entry = [0; ACCESS_ENTRY_BYTES];
-    entry[0] = ACCESS;
-    entry[1..].copy_from_slice(hash.finish().as_ref());
-    entry
 }
 
 /// The bytes of a record's groups that are committed to: canonical CBOR (maps
@@ -141,6 +129,9 @@ pub struct SealedRecord {
     /// nobody without a key can take fields in the name of a record.
     #[cbor(n(11), with = "minicbor::bytes")]
     pub mark: Option<[u8; 32]>,
+    /// What it says to everybody; in clear, and never taken away.
+    #[n(12)]
+    pub public: Option<PublicEntry>,
 }
 
 /// What becomes of a record's redo when its fields go.
@@ -154,8 +145,8 @@ pub enum RedoFate {
 
 impl SealedRecord {
     /// What of it is hashed into the tree.
-    pub fn entry(&self) -> [u8; ACCESS_ENTRY_BYTES] {
-        access_entry(&self.commitments)
+    pub fn entry(&self) -> LeafEntry {
+        LeafEntry::of(&self.commitments, self.public.as_ref())
     }
 
     /// Canonical CBOR.
@@ -233,12 +224,16 @@ pub struct Openings {
     /// On what.
     #[n(2)]
     pub resource: Opening,
+    /// What it says to everybody, if it does.
+    #[n(3)]
+    pub public: Option<PublicEntry>,
 }
 
 impl Openings {
     /// The entry these open; compare it with the one proved to be in the tree.
-    pub fn entry(&self) -> [u8; ACCESS_ENTRY_BYTES] {
-        access_entry(&[self.core.commitment(), self.subject.commitment(), self.resource.commitment()])
+    pub fn entry(&self) -> LeafEntry {
+        let commitments = [self.core.commitment(), self.subject.commitment(), self.resource.commitment()];
+        LeafEntry::of(&commitments, self.public.as_ref())
     }
 
     /// The fields that are shown, and nothing in place of the others.
@@ -361,6 +356,7 @@ mod tests {
             core: open(Group::Core, core),
             subject: open(Group::Subject, subject),
             resource: open(Group::Resource, resource),
+            public: record.public.clone(),
         }
     }
 
@@ -436,7 +432,7 @@ mod tests {
         };
         let resource =
             Resource { bucket: "studies".parse().ok(), key: "ct/0421.dcm".parse().ok(), ..Resource::default() };
-        let groups = group_bytes(&Record { core, subject, resource, redo: None });
+        let groups = group_bytes(&Record { core, subject, resource, redo: None, public: None });
         let mut commitments = [[0; 32]; 3];
         for (group, name) in Group::ALL.into_iter().zip(["core", "subject", "resource"]) {
             let bytes = &groups[group as usize];
@@ -449,6 +445,14 @@ mod tests {
         let entry = access_entry(&commitments);
         assert_eq!(hex::encode(entry), golden("entry"));
         assert_eq!(hex::encode(crate::tile::leaf_hash(&entry)), golden("leaf"));
+        let public = PublicEntry {
+            kind: golden("public.kind").parse().unwrap(),
+            bytes: hex::decode(golden("public.bytes")).unwrap(),
+        };
+        assert_eq!(hex::encode(public.digest()), golden("public.sha256"));
+        let entry = LeafEntry::of(&commitments, Some(&public));
+        assert_eq!(hex::encode(&entry), golden("public.entry"));
+        assert_eq!(hex::encode(crate::tile::leaf_hash(&entry)), golden("public.leaf"));
     }
 
     #[test]

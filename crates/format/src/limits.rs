@@ -64,7 +64,11 @@ pub const PERMIT_MS_MAX: u64 = 10_000;
 /// One encoded record, redo included. A multipart completion with 10,000
 /// parts is the largest.
 pub const RECORD_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The public part of one record: a manifest with some tens of keys is the
+/// largest. An entry bundle holds 256 of them and is read whole.
+pub const PUBLIC_ENTRY_BYTES_MAX: usize = 8 * 1024;
 
+const _: () = assert!(PUBLIC_ENTRY_BYTES_MAX + 33 <= u16::MAX as usize, "tlog-tiles: u16 before each entry");
 const _: () = assert!(PACKED_CHUNK_BYTES_MAX <= CHUNK_BYTES_MAX);
 const _: () = assert!(CHUNK_BYTES_MAX.is_multiple_of(SEGMENT_BYTES));
 const _: () = assert!(PART_BYTES_MAX * PART_NUMBER_MAX as u64 >= OBJECT_BYTES_MAX);

@@ -3,13 +3,15 @@
 //! A record has three groups, committed to separately so that one can be
 //! erased while the log still verifies: `core` (what happened), `subject`
 //! (who) and `resource` (on what). A record that changes state also carries
-//! its [`Redo`](crate::redo::Redo): what the catalogue needs to apply it.
+//! its [`Redo`](crate::redo::Redo): what the catalogue needs to apply it. One
+//! that must be readable without a key has a [`PublicEntry`] beside them.
 //!
 //! Fields are numbered (CBOR maps by index, RFC 8949 through `minicbor`): a
 //! number is never reused, a new field is optional, an unknown one is skipped.
 
 use serde::Serialize;
 
+use crate::leaf::PublicEntry;
 use crate::names::{BucketName, KeyId, Label, ObjectKey, Principal, Realm, SiteId, Tenant, VersionUid};
 use crate::redo::Redo;
 
@@ -121,6 +123,9 @@ pub struct Core {
     /// How many requests an aggregated record stands for (0: exactly one).
     #[n(11)]
     pub aggregated: u64,
+    /// SHA-256 of the kind and bytes of the record's public part.
+    #[cbor(n(12), with = "minicbor::bytes")]
+    pub public_sha256: Option<[u8; 32]>,
 }
 
 /// Who.
@@ -220,4 +225,7 @@ pub struct Record {
     /// What the catalogue needs to apply it; `None` for reads and refusals.
     #[n(3)]
     pub redo: Option<Redo>,
+    /// What it says to everybody, in clear in the tree; `None` for most.
+    #[n(4)]
+    pub public: Option<PublicEntry>,
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ringfence_format::checkpoint::BadCheckpoint;
+use ringfence_format::leaf::BadPublic;
 use ringfence_format::record::Seq;
 
 use crate::recorded::Class;
@@ -26,6 +27,9 @@ pub enum LogError {
     /// The record is larger than a record may be.
     #[error("a record of {0} bytes is larger than the log takes")]
     TooLarge(usize),
+    /// What the record would say to everybody is nothing that the log takes.
+    #[error("the record has no place in the log: {0}")]
+    Public(#[from] BadPublic),
     /// Our fault, stop: a write or sync of the log failed. What was written
     /// since the last sync may or may not be there; every later call refuses
     /// until the process is started anew and has checked what is on the disk.

@@ -12,7 +12,7 @@ use std::vec::IntoIter;
 
 use ringfence_db::disk::Disk;
 use ringfence_format::checkpoint::{BadCheckpoint, Checkpoint, VerifierKey, verify as verify_note};
-use ringfence_format::leaf::{ACCESS, ACCESS_ENTRY_BYTES, Hash, SealedRecord};
+use ringfence_format::leaf::{Hash, LeafEntry, SealedRecord};
 use ringfence_format::record::Seq;
 use ringfence_format::tile::{self, Edge, FullTile, TILE_WIDTH, TileKind, TilePath, leaf_hash};
 
@@ -27,6 +27,8 @@ pub struct Verified {
     pub checkpoint: Checkpoint,
     /// Entries that are in its tree.
     pub entries: u64,
+    /// Of these, how many have a public part.
+    pub public: u64,
     /// Records on the disk whose commitments are those of their entries.
     pub records: u64,
     /// Of these, how many have had their fields erased.
@@ -117,6 +119,7 @@ pub fn verify(
     let mut done = Verified {
         checkpoint,
         entries: 0,
+        public: 0,
         records: 0,
         erased: 0,
         erased_by: BTreeSet::new(),
@@ -126,10 +129,12 @@ pub fn verify(
         beyond: 0,
         extends: None,
     };
+    let mut public = 0;
     for index in 0..size.div_ceil(TILE_WIDTH) {
         tree.check_bundle(
             index,
             |seq, entry| {
+                public += u64::from(matches!(entry, LeafEntry::Public(_)));
                 if has_records { on_disk.check(seq, entry, &mut done) } else { Ok(()) }
             },
             earlier.as_ref(),
@@ -143,6 +148,7 @@ pub fn verify(
     if let Some(earlier) = &earlier {
         tree.check_earlier(earlier)?;
     }
+    done.public = public;
     done.extends = earlier.map(|e| e.size);
     while on_disk.frame()?.is_some() {
         done.beyond += 1;
@@ -186,7 +192,7 @@ impl Tree<'_> {
     fn check_bundle(
         &mut self,
         index: u64,
-        mut each: impl FnMut(Seq, &[u8]) -> Result<(), NotVerified>,
+        mut each: impl FnMut(Seq, &LeafEntry) -> Result<(), NotVerified>,
         earlier: Option<&Checkpoint>,
     ) -> Result<(), NotVerified> {
         let first = index * TILE_WIDTH;
@@ -197,13 +203,13 @@ impl Tree<'_> {
             return diverges(first, "its entry bundle is malformed or too short");
         };
         for ((seq, entry), hash) in (first..self.size).zip(entries).zip(&hashes) {
-            if entry.first() == Some(&ACCESS) && entry.len() != ACCESS_ENTRY_BYTES {
-                return diverges(seq, "its entry is malformed");
-            }
+            let Some(read) = LeafEntry::from_bytes(entry) else {
+                return diverges(seq, "its entry is malformed, or of a type that is not known");
+            };
             if leaf_hash(entry) != *hash {
                 return diverges(seq, "its entry is not the one in the tree");
             }
-            each(seq, entry)?;
+            each(seq, &read)?;
             self.edge.push(*hash, &mut self.full);
             if let Some(earlier) = earlier {
                 self.check_earlier(earlier)?;
@@ -305,7 +311,7 @@ impl<'a> OnDisk<'a> {
         }
     }
 
-    fn check(&mut self, seq: Seq, entry: &[u8], done: &mut Verified) -> Result<(), NotVerified> {
+    fn check(&mut self, seq: Seq, entry: &LeafEntry, done: &mut Verified) -> Result<(), NotVerified> {
         let Some((found, payload)) = self.frame()? else {
             return diverges(seq, "the record is missing or damaged");
         };
@@ -316,8 +322,8 @@ impl<'a> OnDisk<'a> {
             Ok(sealed) => sealed,
             Err(e) => return diverges(seq, e.to_string()),
         };
-        if sealed.entry() != entry {
-            return diverges(seq, "the commitments beside the record are not those in the tree");
+        if sealed.entry() != *entry {
+            return diverges(seq, "the commitments or the public part beside the record are not those in the tree");
         }
         done.records += 1;
         // What took fields away was recorded before it did, and after them.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use ringfence_db::clock::Clock;
 use ringfence_db::disk::Disk;
 use ringfence_format::checkpoint::VerifierKey;
-use ringfence_format::leaf::{ACCESS_ENTRY_BYTES, Hash};
+use ringfence_format::leaf::{Hash, LeafEntry};
 use ringfence_format::record::Seq;
 
 use crate::keep::Retired;
@@ -16,8 +16,6 @@ use crate::publish::{Published, Tree};
 use crate::reader::Catalogued;
 use crate::seal::SealRecord;
 use crate::sequencer::{Front, Writer};
-
-pub(crate) type LeafEntry = [u8; ACCESS_ENTRY_BYTES];
 
 pub(crate) struct Inner {
     pub(crate) disk: Arc<dyn Disk>,

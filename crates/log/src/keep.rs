@@ -7,11 +7,12 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use ringfence_db::disk::{Disk, DiskFile, Durable};
+use ringfence_format::leaf::LeafEntry;
 use ringfence_format::record::Seq;
-use ringfence_format::tile::{self, Edge, LEVELS_MAX, TILE_HEIGHT, TILE_WIDTH, TileKind, TilePath};
+use ringfence_format::tile::{self, Edge, LEVELS_MAX, TILE_HEIGHT, TILE_WIDTH, TileKind, TilePath, leaf_hash};
 
 use crate::error::{During, LogError};
-use crate::inner::{Chores, Ending, Inner, LeafEntry, held};
+use crate::inner::{Chores, Ending, Inner, held};
 use crate::publish::Published;
 use crate::segment::{self, RESERVE, SPARE, Segment};
 use crate::space::{Growth, Spare};
@@ -200,8 +201,10 @@ impl Settled {
         let (len, rest) = bytes.split_first_chunk::<4>()?;
         let (edge, bundle) = rest.split_at_checked(u32::from_be_bytes(*len) as usize)?;
         let edge = Edge::from_bytes(edge)?;
-        let tail: Option<Vec<LeafEntry>> = tile::entries(bundle)?.iter().map(|e| (*e).try_into().ok()).collect();
-        let tail = tail.filter(|t| t.len() as u64 == edge.size() % TILE_WIDTH)?;
+        let tail: Option<Vec<LeafEntry>> = tile::entries(bundle)?.into_iter().map(LeafEntry::from_bytes).collect();
+        // The root says nothing of the entries themselves, and they are shown.
+        let hashes = |tail: &[LeafEntry]| tail.iter().map(|entry| leaf_hash(entry)).collect::<Vec<_>>();
+        let tail = tail.filter(|tail| hashes(tail) == edge.partial(0))?;
         Some(Self { edge, tail })
     }
 
@@ -215,7 +218,8 @@ impl Settled {
     }
 }
 
-/// 35 bytes of entry, 32 of hash, and a 256th of it above.
+/// 35 bytes of entry, 32 of hash, and a 256th of it above. Public parts are
+/// few beside them, and are counted once, in their segments.
 const TREE_BYTES_PER_RECORD: u64 = 68;
 
 /// The tiles that became full while the tree grew.

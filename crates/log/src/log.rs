@@ -9,13 +9,14 @@ use std::time::Duration;
 use ringfence_db::clock::Clock;
 use ringfence_db::disk::Disk;
 use ringfence_format::checkpoint::VerifierKey;
-use ringfence_format::leaf::{Hash, SealedRecord};
+use ringfence_format::leaf::{Hash, LeafEntry, SealedRecord};
 use ringfence_format::proof::{self, Proof};
 use ringfence_format::record::{Core, Record, Seq};
 
 use crate::cut::{Cut, Fate, Mode, Place};
 use crate::error::LogError;
 use crate::inner::{Ending, Inner, held};
+use crate::public::PublicEntries;
 use crate::publish::{TileReader, Tiles};
 use crate::reader::{Change, Records, Replay};
 use crate::recorded::{Entry, Recorded};
@@ -185,6 +186,23 @@ impl Log {
     /// One record as it lies on the disk.
     pub fn sealed(&self, seq: Seq) -> Result<SealedRecord, LogError> {
         self.inner.sealed(seq)
+    }
+
+    /// The entry of one record: what is hashed into the tree.
+    pub fn entry(&self, seq: Seq) -> Result<LeafEntry, LogError> {
+        self.inner.sealed(seq).map(|sealed| sealed.entry())
+    }
+
+    /// What the durable records from `from` on say to everybody, in order,
+    /// checked against the tree; no key is used, no record opened. Once it
+    /// has ended, asking again finds what was recorded meanwhile.
+    ///
+    /// An error is the last thing it gives: what follows is then not known.
+    ///
+    /// # Errors
+    /// [`LogError::Broken`] where the tree's files are not what was signed.
+    pub fn read_public(&self, from: Seq) -> PublicEntries {
+        PublicEntries::new(self.inner.clone(), from)
     }
 
     /// Proves a record under the published checkpoint, with its openings, so

@@ -14,13 +14,13 @@ use std::time::Instant;
 
 use ringfence_db::disk::Durable;
 use ringfence_format::checkpoint::Checkpoint;
-use ringfence_format::leaf::Hash;
+use ringfence_format::leaf::{Hash, LeafEntry};
 use ringfence_format::proof::{self, Nodes};
 use ringfence_format::record::Seq;
 use ringfence_format::tile::{self, Edge, TILE_HEIGHT, TILE_WIDTH, TileKind, TilePath, leaf_hash};
 
 use crate::error::{During, LogError};
-use crate::inner::{Ending, Inner, LeafEntry, held};
+use crate::inner::{Ending, Inner, held};
 use crate::keep::Settled;
 use crate::lock::{CheckpointLock, Locked, NotLocked};
 
@@ -69,9 +69,9 @@ impl Tree {
     }
 
     fn append(&mut self, entry: LeafEntry) {
-        self.tail.push(entry);
         let mut full = Vec::new();
         self.edge.push(leaf_hash(&entry), &mut full);
+        self.tail.push(entry);
         if self.tail.len() as u64 == TILE_WIDTH {
             let index = self.edge.size() / TILE_WIDTH - 1;
             self.todo.push_back((TilePath::full(TileKind::Entries, index), tile::bundle(&self.tail)));

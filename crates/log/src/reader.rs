@@ -179,7 +179,7 @@ impl Inner {
         let salts = self.sealer.salts(seq, &sealed).map_err(|why| LogError::Unreadable { seq, why })?;
         let mut open = salts.into_iter().zip(group_bytes(&record)).map(|(salt, bytes)| Opening::Open(salt, bytes));
         let mut next = || open.next().expect("there are three groups");
-        Ok(Openings { core: next(), subject: next(), resource: next() })
+        Ok(Openings { core: next(), subject: next(), resource: next(), public: sealed.public })
     }
 
     /// Of an erased record the core may be left; of a trimmed one nothing.
@@ -191,7 +191,7 @@ impl Inner {
             let open = self.sealer.open_core(seq, sealed).map_err(unreadable)?;
             core = Opening::Open(salt, minicbor::to_vec(&open).expect("encoding into memory cannot fail"));
         }
-        Ok(Openings { core, subject, resource })
+        Ok(Openings { core, subject, resource, public: sealed.public.clone() })
     }
 
     /// The bytes of a tile or bundle of the published tree, at any width it has.

@@ -20,13 +20,13 @@ use std::sync::{Arc, Condvar, Mutex, RwLock};
 use ringfence_db::clock::Clock;
 use ringfence_db::disk::{Disk, DiskFile, Durable};
 use ringfence_format::checkpoint::{Checkpoint, VerifierKey, verify};
-use ringfence_format::leaf::{Hash, SealedRecord};
+use ringfence_format::leaf::{Hash, LeafEntry, SealedRecord};
 use ringfence_format::record::Seq;
 use ringfence_format::tile::{self, Edge, TILE_WIDTH, TileKind, TilePath, empty_root, leaf_hash};
 
 use crate::error::{During, LogError};
 use crate::frame::{self, FOOTER, SEGMENT_HEADER};
-use crate::inner::{Chores, Fresh, Inner, LeafEntry, held};
+use crate::inner::{Chores, Fresh, Inner, held};
 use crate::keep::{Retired, Settled};
 use crate::lock::CheckpointLock;
 use crate::log::Options;

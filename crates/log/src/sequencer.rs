@@ -10,13 +10,13 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use ringfence_db::disk::Disk;
-use ringfence_format::leaf::redo_digest;
+use ringfence_format::leaf::{LeafEntry, PublicEntry, redo_digest};
 use ringfence_format::record::{Record, Seq, TimeUs};
 use tokio::sync::oneshot;
 
 use crate::error::{During, LogError};
 use crate::frame;
-use crate::inner::{Ending, Inner, LeafEntry, held};
+use crate::inner::{Ending, Inner, held};
 use crate::keep::Retired;
 use crate::log::Run;
 use crate::reader::Catalogued;
@@ -100,7 +100,8 @@ impl Inner {
             if entry.deadline_us().is_some_and(|deadline| clock_us > deadline) {
                 return Err(LogError::Stale);
             }
-            let record = with_redo_digest(entry.to_record(now_us));
+            let record = with_digests(entry.to_record(now_us));
+            record.public.as_ref().map_or(Ok(()), PublicEntry::check)?;
             if record.redo.is_some() {
                 changes = Changes::State;
             }
@@ -333,7 +334,9 @@ fn begin_segment(
     Ok((Active { segment, file, at: 0 }, listed))
 }
 
-fn with_redo_digest(mut record: Record) -> Record {
+/// So that the commitments cover what stands beside the groups too.
+fn with_digests(mut record: Record) -> Record {
+    record.core.public_sha256 = record.public.as_ref().map(PublicEntry::digest);
     record.core.redo_sha256 = record
         .redo
         .as_ref()

@@ -21,6 +21,7 @@ use clap::{Args, Parser, Subcommand};
 use rustix::fs::Mode;
 
 pub use failure::{Failure, Kind};
+pub(crate) use offline::public_json;
 pub use output::Output;
 
 /// One S3 endpoint over your private sites and public clouds: policy decides

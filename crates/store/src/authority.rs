@@ -130,6 +130,7 @@ impl Entry for SystemAct {
             subject: Subject { actor: ActorKind::System, ..Subject::default() },
             resource: self.resource.clone(),
             redo: None,
+            public: None,
         }
     }
     fn class(&self) -> Class {

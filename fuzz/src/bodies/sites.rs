@@ -5,7 +5,7 @@ use ringfence_format::checkpoint::{Checkpoint, VerifierKey, verify};
 use ringfence_format::chunk::parse_name;
 use ringfence_format::envelope::Fetched;
 use ringfence_format::head;
-use ringfence_format::leaf::{Openings, SealedRecord, parse_request_id, request_id};
+use ringfence_format::leaf::{LeafEntry, Openings, SealedRecord, parse_request_id, request_id};
 use ringfence_format::names::{BucketName, KeyId, Label, ObjectKey, Principal, Realm, SiteId, Tenant, VersionUid};
 use ringfence_format::proof::Proof;
 use ringfence_format::record::Record;
@@ -18,6 +18,10 @@ use super::Came;
 pub fn evidence(bytes: &[u8]) -> Came {
     let mut came = u16::from(tile::entries(bytes).is_some() && !bytes.is_empty());
     let _ = tile::hashes(bytes);
+    if let Some(entry) = LeafEntry::from_bytes(bytes) {
+        came = 1;
+        assert_eq!(&*entry, bytes);
+    }
     if let Some(edge) = Edge::from_bytes(bytes) {
         came = 1;
         let _ = edge.root();
@@ -61,7 +65,8 @@ pub fn records(bytes: &[u8]) -> Came {
         came = 1;
         assert_eq!(Openings::from_bytes(&openings.to_bytes()).expect("what we wrote"), openings);
         let _ = openings.fields();
-        let _ = openings.entry();
+        let entry = openings.entry();
+        assert_eq!((entry.public(), LeafEntry::from_bytes(&entry)), (openings.public, Some(entry.clone())));
     }
     came | again::<Record>(bytes) | again::<Redo>(bytes)
 }

@@ -41,7 +41,7 @@ impl Get {
             bytes: Some(4096),
             ..Resource::default()
         };
-        Self(Record { core, subject, resource, redo: None })
+        Self(Record { core, subject, resource, redo: None, public: None })
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use ringfence_db::clock::ManualClock;
 use ringfence_db::disk::Disk;
-use ringfence_format::leaf::{Group, Hash, SealedRecord, commit, group_bytes, salt};
+use ringfence_format::leaf::{Group, Hash, PublicEntry, SealedRecord, commit, group_bytes, salt};
 use ringfence_format::record::{Core, Op, Record, Seq, TimeUs};
 use ringfence_format::redo::Redo;
 use ringfence_log::{
@@ -32,7 +32,8 @@ impl SealRecord for Sealer {
         let [core, subject, resource] = groups;
         let redo = record.redo.as_ref().map_or(Vec::new(), |redo| minicbor::to_vec(redo).unwrap());
         let key_id = *b"test-key";
-        Ok(SealedRecord { commitments, key_id, core, subject, resource, redo, ..SealedRecord::default() })
+        let public = record.public.clone();
+        Ok(SealedRecord { commitments, key_id, core, subject, resource, redo, public, ..SealedRecord::default() })
     }
 
     fn open(&self, _: Seq, sealed: &SealedRecord) -> Result<Record, OpenError> {
@@ -46,6 +47,7 @@ impl SealRecord for Sealer {
             subject: minicbor::decode(&sealed.subject).map_err(corrupt)?,
             resource: minicbor::decode(&sealed.resource).map_err(corrupt)?,
             redo,
+            public: sealed.public.clone(),
         })
     }
 
@@ -104,16 +106,20 @@ pub struct Say {
     pub class: Class,
     pub deadline_us: Option<TimeUs>,
     pub redo: Option<Redo>,
+    pub public: Option<PublicEntry>,
     pub padding: usize,
 }
 
 pub fn say(number: u64) -> Say {
-    Say { number, class: Class::Ordinary, deadline_us: None, redo: None, padding: 0 }
+    Say { number, class: Class::Ordinary, deadline_us: None, redo: None, public: None, padding: 0 }
 }
 
 impl Say {
     pub fn class(self, class: Class) -> Self {
         Self { class, ..self }
+    }
+    pub fn public(self, kind: u8, bytes: &[u8]) -> Self {
+        Self { public: Some(PublicEntry { kind, bytes: bytes.to_vec() }), ..self }
     }
     pub fn padded(self, padding: usize) -> Self {
         Self { padding, ..self }
@@ -127,6 +133,7 @@ impl Entry for Say {
         Record {
             core: Core { time_us: now_us, op, reason, ..Core::default() },
             redo: self.redo.clone(),
+            public: self.public.clone(),
             ..Record::default()
         }
     }

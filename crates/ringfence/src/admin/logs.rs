@@ -9,7 +9,7 @@ use ringfence_format::record::{ActorKind, Core, Record, Seq};
 use ringfence_log::{LogError, OpenError};
 use serde_json::{Value, json};
 
-use crate::cli::{Failure, Kind};
+use crate::cli::{Failure, Kind, public_json};
 use crate::installation::Installation;
 use crate::retention::time;
 
@@ -154,6 +154,7 @@ fn shown(seq: Seq, record: &Record, whole: bool) -> Value {
         "core": record.core,
         "subject": subject,
         "resource": resource,
+        "public": record.public.as_ref().map(public_json),
         "redacted": !whole,
     })
 }

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use ringfence_db::disk::RealDisk;
 use ringfence_format::checkpoint::VerifierKey;
+use ringfence_format::leaf::PublicEntry;
 use ringfence_format::proof::Proof;
 use ringfence_log::fsck;
 use ringfence_vault::{Passphrase, Vault};
@@ -64,6 +65,7 @@ pub fn log_verify(
         "size": verified.checkpoint.size,
         "root": base64::Engine::encode(&base64::engine::general_purpose::STANDARD, verified.checkpoint.root),
         "entries": verified.entries,
+        "public": verified.public,
         "records": verified.records,
         "erased": verified.erased,
         "erased_by": verified.erased_by,
@@ -120,8 +122,10 @@ pub fn log_check(common: &Common, proof: &Path, key: Option<PathBuf>, output: &O
             checked["size"]
         ));
         o.field("log", key.name());
-        for field in ["core", "subject", "resource"] {
-            o.field(field, &checked[field].to_string());
+        for field in ["core", "subject", "resource", "public"] {
+            if field != "public" || !checked[field].is_null() {
+                o.field(field, &checked[field].to_string());
+            }
         }
     });
     Ok(())
@@ -140,7 +144,14 @@ pub fn check_proof(text: &str, key: &VerifierKey) -> Result<serde_json::Value, F
         "core": fields.core,
         "subject": fields.subject,
         "resource": fields.resource,
+        "public": proof.openings.public.as_ref().map(public_json),
     }))
+}
+
+/// What a record says to everybody.
+pub(crate) fn public_json(public: &PublicEntry) -> serde_json::Value {
+    let bytes = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &public.bytes);
+    json!({ "kind": public.kind_name(), "bytes": bytes })
 }
 
 /// A verifier key file.

@@ -178,6 +178,7 @@ impl Entry for Unrecorded {
             subject: self.subject.clone(),
             resource: self.resource.clone(),
             redo: None,
+            public: None,
         }
     }
 }

@@ -53,7 +53,8 @@ impl SealRecord for Sealer {
         let [core, subject, resource] = groups;
         let redo = record.redo.as_ref().map_or(Vec::new(), |redo| minicbor::to_vec(redo).unwrap());
         let key_id = *b"test-key";
-        Ok(SealedRecord { commitments, key_id, core, subject, resource, redo, ..SealedRecord::default() })
+        let public = record.public.clone();
+        Ok(SealedRecord { commitments, key_id, core, subject, resource, redo, public, ..SealedRecord::default() })
     }
     fn open(&self, _: Seq, sealed: &SealedRecord) -> Result<Record, OpenError> {
         let corrupt = |e: minicbor::decode::Error| OpenError::Corrupt(e.to_string());
@@ -66,6 +67,7 @@ impl SealRecord for Sealer {
             subject: minicbor::decode(&sealed.subject).map_err(corrupt)?,
             resource: minicbor::decode(&sealed.resource).map_err(corrupt)?,
             redo,
+            public: sealed.public.clone(),
         })
     }
     fn salts(&self, seq: Seq, _: &SealedRecord) -> Result<[Hash; 3], OpenError> {

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, RwLock};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
-use ringfence_format::leaf::{self, Commitments, Hash, SealedRecord};
+use ringfence_format::leaf::{self, Commitments, Hash, PublicEntry, SealedRecord};
 use ringfence_format::names::{Realm, Tenant};
 use ringfence_format::record::{Core, Record, Resource, Seq, Subject};
 use ringfence_format::redo::Redo;
@@ -186,6 +186,7 @@ impl SealRecord for Evidence {
         let redo = record.redo.as_ref().map(|redo| minicbor::to_vec(redo).expect(IN_MEMORY));
         let mut core = record.core.clone();
         core.redo_sha256 = redo.as_ref().map(|redo| leaf::redo_digest(redo));
+        core.public_sha256 = record.public.as_ref().map(PublicEntry::digest);
         let plain = [
             minicbor::to_vec(&core).expect(IN_MEMORY),
             minicbor::to_vec(&record.subject).expect(IN_MEMORY),
@@ -202,6 +203,7 @@ impl SealRecord for Evidence {
             key_id: key.id,
             redo_key: redo.is_some().then_some(own.id),
             redo: redo.map(|redo| own.seal_redo(&self.log_name, seq, redo)).unwrap_or_default(),
+            public: record.public.clone(),
             ..SealedRecord::default()
         })
     }
@@ -212,11 +214,11 @@ impl SealRecord for Evidence {
         }
         let key = self.key_of(&sealed.key_id)?;
         let salts = self.salts_of(&key, seq, sealed)?;
-        let core: Core = decode(&self.group(&key, seq, sealed, 0, &salts[0])?)?;
+        let core = public_as_said(sealed, decode(&self.group(&key, seq, sealed, 0, &salts[0])?)?)?;
         let subject: Subject = decode(&self.group(&key, seq, sealed, 1, &salts[1])?)?;
         let resource: Resource = decode(&self.group(&key, seq, sealed, 2, &salts[2])?)?;
         let redo = self.redo_as_said(seq, sealed, core.redo_sha256)?;
-        Ok(Record { core, subject, resource, redo })
+        Ok(Record { core, subject, resource, redo, public: sealed.public.clone() })
     }
 
     fn salts(&self, seq: Seq, sealed: &SealedRecord) -> Result<[Hash; 3], OpenError> {
@@ -233,7 +235,7 @@ impl SealRecord for Evidence {
         }
         let key = self.key_of(&sealed.key_id)?;
         let [salt, ..] = self.salts_of(&key, seq, sealed)?;
-        decode(&self.group(&key, seq, sealed, 0, &salt)?)
+        public_as_said(sealed, decode(&self.group(&key, seq, sealed, 0, &salt)?)?)
     }
 
     fn open_redo(&self, seq: Seq, sealed: &SealedRecord) -> Result<Option<Redo>, OpenError> {
@@ -297,6 +299,14 @@ impl SignCheckpoint for Evidence {
 
     fn sign(&self, note_text: &[u8]) -> [u8; 64] {
         self.signing.sign(note_text).as_ref().try_into().expect("an Ed25519 signature has 64 bytes")
+    }
+}
+
+/// The core of a record whose public part is the one that the core names.
+fn public_as_said(sealed: &SealedRecord, core: Core) -> Result<Core, OpenError> {
+    match core.public_sha256 == sealed.public.as_ref().map(PublicEntry::digest) {
+        true => Ok(core),
+        false => Err(OpenError::Corrupt("its public part is not the one that the core names".into())),
     }
 }
 

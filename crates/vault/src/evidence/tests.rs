@@ -33,6 +33,7 @@ fn record(tenant: Option<&str>) -> Record {
         },
         resource: Resource { detail: Some("a detail".into()), ..Resource::default() },
         redo: Some(Redo::Start(5)),
+        public: None,
     }
 }
 
@@ -99,6 +100,33 @@ fn a_record_that_was_changed_or_moved_is_corrupt() {
     let trimmed = good.trimmed(9, leaf::RedoFate::Stays);
     assert_eq!(evidence.open(4, &trimmed), Err(OpenError::Trimmed { by: 9 }));
     assert_eq!(evidence.open_redo(4, &trimmed).unwrap(), Some(Redo::Start(5)), "what it changed stays");
+}
+
+#[test]
+fn a_public_part_lies_open_and_is_the_one_that_the_core_names() {
+    let (_dir, vault, evidence) = evidence();
+    let public = |bytes: &[u8]| Some(PublicEntry { kind: leaf::REVOCATION, bytes: bytes.to_vec() });
+    let said = Record { public: public(b"in clear"), ..record(Some("acme")) };
+    let sealed = evidence.seal(4, &said).unwrap();
+    assert!(sealed.to_bytes().windows(8).any(|w| w == b"in clear"));
+    let opened = evidence.open(4, &sealed).unwrap();
+    assert_eq!((&opened.public, opened.core.public_sha256), (&said.public, said.public.as_ref().map(|p| p.digest())));
+    vault.prepare_evidence(NOVEMBER_US).unwrap();
+    let kept = evidence.reseal(4, &sealed, Keep::Core).unwrap();
+    assert_eq!((&kept.public, kept.entry()), (&sealed.public, sealed.entry()));
+    assert_eq!(sealed.trimmed(9, leaf::RedoFate::Goes).public, sealed.public);
+    let other_kind = sealed.public.clone().map(|p| PublicEntry { kind: leaf::MANIFEST, ..p });
+    for other in [None, public(b"changed!"), other_kind] {
+        let bad = SealedRecord { public: other.clone(), ..sealed.clone() };
+        assert!(matches!(evidence.open(4, &bad), Err(OpenError::Corrupt(_))));
+        assert!(matches!(evidence.open_core(4, &bad), Err(OpenError::Corrupt(_))));
+        let cut = sealed.trimmed(9, leaf::RedoFate::Goes);
+        let forged = SealedRecord { public: other, ..cut.clone() };
+        assert_ne!(evidence.mark(4, &cut).unwrap(), evidence.mark(4, &forged).unwrap());
+    }
+    let mut added = evidence.seal(4, &record(Some("acme"))).unwrap();
+    added.public = public(b"added");
+    assert!(matches!(evidence.open(4, &added), Err(OpenError::Corrupt(_))));
 }
 
 #[test]
