@@ -12,6 +12,7 @@ use std::sync::{Arc, LazyLock};
 
 use ringfence_format::names::{KeyId, Principal, Realm, Tenant};
 use ringfence_format::record::{ActorKind, Core, Decision, Op, Phase, Record, Resource, Subject, TimeUs};
+use ringfence_format::session::{Claims, Refusal, SessionToken};
 use ringfence_log::Entry;
 
 use crate::keys::{KeyState, Keys};
@@ -80,6 +81,22 @@ impl VerifiedSignature {
     }
 }
 
+/// What somebody shows to say who they are: everything that
+/// [`authenticate`] accepts.
+#[derive(Debug)]
+pub enum Credential {
+    /// A signature by a static key.
+    StaticKey(VerifiedSignature),
+    /// A signature by the key of a session whose token was verified.
+    Session(VerifiedSignature, Arc<Session>),
+}
+
+impl From<VerifiedSignature> for Credential {
+    fn from(signature: VerifiedSignature) -> Self {
+        Self::StaticKey(signature)
+    }
+}
+
 /// What the kernel says of the peer of the administration socket.
 #[derive(Clone, Copy, Debug)]
 pub struct PeerCredential {
@@ -93,11 +110,63 @@ impl PeerCredential {
     }
 }
 
-/// Who a verified signature belongs to. Steps: 1. the key is known now;
-/// 2. its issuance is on record; 3. it is not disabled; 4. it belongs to the
-/// tenant and realm whose secret verified the signature, so that a row swapped
-/// between lookup and here gains nothing.
-pub fn authenticate(signature: VerifiedSignature, keys: &Keys, origin: Origin) -> Result<Caller, Unauthenticated> {
+/// Who a verified credential belongs to: the one way to a [`Caller`] from
+/// outside.
+///
+/// # Errors
+/// The first rule it breaks, precisely, for the record.
+pub fn authenticate(credential: impl Into<Credential>, keys: &Keys, origin: Origin) -> Result<Caller, Unauthenticated> {
+    match credential.into() {
+        Credential::StaticKey(signature) => by_static_key(signature, keys, origin),
+        Credential::Session(signature, session) => by_session(signature, session, keys, origin),
+    }
+}
+
+/// Steps: 1. the signature is by the key that the session is bound to, with
+/// the secret of its own tenant and realm: a token without that secret is worth
+/// nothing; 2. nothing has revoked the session since its token was verified.
+fn by_session(
+    signature: VerifiedSignature,
+    session: Arc<Session>,
+    keys: &Keys,
+    origin: Origin,
+) -> Result<Caller, Unauthenticated> {
+    let VerifiedSignature { key, tenant, realm } = signature;
+    let claims = session.claims();
+    let refuse =
+        |reason| Unauthenticated::of_session(reason, session.verified().claims(), Some(key.clone()), origin.clone());
+    if claims.confirmation != key.as_str() {
+        return Err(refuse(AuthnReason::OtherKey));
+    }
+    if claims.tenant != tenant {
+        return Err(refuse(AuthnReason::OtherTenant));
+    }
+    if claims.realm != realm {
+        return Err(refuse(AuthnReason::OtherRealm));
+    }
+    if tenant.as_str() == PROVIDER || realm.as_str() == PROVIDER {
+        return Err(refuse(AuthnReason::Reserved));
+    }
+    if let Some(by) = keys.revoked(&session) {
+        return Err(refuse(AuthnReason::Session(Refusal::Revoked { by })));
+    }
+    let principal = claims.principal.clone();
+    let session = Some(session);
+    Ok(Caller(Arc::new(Who {
+        realm,
+        tenant,
+        principal,
+        actor: ActorKind::Session,
+        key_id: Some(key),
+        origin,
+        session,
+    })))
+}
+
+/// Steps: 1. the key is known now; 2. its issuance is on record; 3. it is not
+/// disabled; 4. it belongs to the tenant and realm whose secret verified the
+/// signature, so that a row swapped between lookup and here gains nothing.
+fn by_static_key(signature: VerifiedSignature, keys: &Keys, origin: Origin) -> Result<Caller, Unauthenticated> {
     let VerifiedSignature { key, tenant, realm } = signature;
     let refuse = |reason| Unauthenticated::new(reason, Some(key.clone()), origin.clone());
     let entry = keys.find(&key).ok_or_else(|| refuse(AuthnReason::UnknownKey))?;
@@ -217,6 +286,14 @@ pub enum AuthnReason {
     OtherRealm,
     /// The key claims the provider's reserved name.
     Reserved,
+    /// The session token is refused.
+    Session(Refusal),
+    /// The request is signed with another key than the session's.
+    OtherKey,
+    /// The key is a session's, and its token is not there.
+    NoToken,
+    /// The session's role is not configured any more.
+    NoRole,
     /// A user of this machine who may not administer.
     NotOperator {
         /// Its user id.
@@ -238,6 +315,10 @@ impl fmt::Display for AuthnReason {
             Self::OtherTenant => "the signature was verified with another tenant's secret",
             Self::OtherRealm => "the signature was verified in another realm",
             Self::Reserved => "the key claims the provider's reserved name",
+            Self::Session(refusal) => return refusal.fmt(f),
+            Self::OtherKey => "the request is signed with another key than the session's",
+            Self::NoToken => "a session's key without its token",
+            Self::NoRole => "the session's role is not configured any more",
             Self::NotOperator { uid } => return write!(f, "user {uid} may not administer this installation"),
         })
     }
@@ -252,9 +333,12 @@ impl AuthnReason {
             Self::Malformed => (400, "AuthorizationHeaderMalformed"),
             Self::Skewed => (403, "RequestTimeTooSkewed"),
             Self::BadSignature => (403, "SignatureDoesNotMatch"),
+            Self::Session(Refusal::Expired(_)) => (400, "ExpiredToken"),
+            Self::Session(_) | Self::OtherKey | Self::NoRole => (400, "InvalidToken"),
             Self::UnknownKey
             | Self::NotIssued
             | Self::Disabled
+            | Self::NoToken
             | Self::OtherTenant
             | Self::OtherRealm
             | Self::Reserved => (403, "InvalidAccessKeyId"),
@@ -276,13 +360,35 @@ struct Refused {
     owner: Option<(Realm, Tenant, Principal)>,
     origin: Origin,
     op: &'static str,
+    session: Option<Box<Claims>>,
 }
 
 impl Unauthenticated {
+    /// Of somebody who shows a session token. Where a key of its scope did sign
+    /// it, it stands alone in that tenant's records; else it is nobody's.
+    pub fn of_token(refusal: Refusal, token: Option<&SessionToken>, key: Option<KeyId>, origin: Origin) -> Self {
+        let signed = !matches!(
+            refusal,
+            Refusal::Malformed(_) | Refusal::Purpose { .. } | Refusal::UnknownKey { .. } | Refusal::Signature(_)
+        );
+        let reason = AuthnReason::Session(refusal);
+        match token.filter(|_| signed) {
+            Some(token) => Self::of_session(reason, token.claimed(), key, origin),
+            None => Self::new(reason, key, origin),
+        }
+    }
+
+    /// Of a session whose token is signed by a key of its scope.
+    pub fn of_session(reason: AuthnReason, claims: &Claims, key: Option<KeyId>, origin: Origin) -> Self {
+        let mut refused = Self::new(reason, key, origin).belongs_to(&claims.realm, &claims.tenant, &claims.principal);
+        refused.0.session = Some(Box::new(claims.clone()));
+        refused
+    }
+
     /// For the wire layer, where a signature fails before there is anything
     /// for [`authenticate`] to look at.
     pub fn new(reason: AuthnReason, key: Option<KeyId>, origin: Origin) -> Self {
-        Self(Box::new(Refused { reason, key, owner: None, origin, op: "s3:Authenticate" }))
+        Self(Box::new(Refused { reason, key, owner: None, origin, op: "s3:Authenticate", session: None }))
     }
 
     /// The same, of a key that exists: its owner's record.
@@ -330,6 +436,12 @@ impl Entry for Unauthenticated {
             Some((realm, tenant, principal)) => (Some(realm), Some(tenant), Some(principal)),
             None => (None, None, None),
         };
+        let session = self.0.session.as_deref();
+        let actor = match (session, self.identified()) {
+            (Some(_), _) => ActorKind::Session,
+            (None, true) => ActorKind::StaticKey,
+            (None, false) => ActorKind::Anonymous,
+        };
         Record {
             core: Core {
                 time_us: now_us,
@@ -345,7 +457,10 @@ impl Entry for Unauthenticated {
                 realm,
                 tenant,
                 principal,
-                actor: if self.0.owner.is_some() { ActorKind::StaticKey } else { ActorKind::Anonymous },
+                actor,
+                session: session.map(|claims| hex::encode(claims.session)),
+                role: session.map(|claims| claims.role.clone()),
+                issuer: session.map(|claims| claims.issuer.to_string()),
                 key_id: self.0.key.clone(),
                 source: self.0.origin.ip.map(|ip| ip.to_string()),
                 user_agent: self.0.origin.user_agent.clone(),

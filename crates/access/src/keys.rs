@@ -15,10 +15,12 @@ use arc_swap::ArcSwap;
 use ringfence_format::names::{KeyId, Principal, Realm, Tenant};
 use ringfence_format::record::{ActorKind, Seq};
 use ringfence_format::redo::StaticKeyRow;
+use ringfence_format::session::Revocations;
 
 use crate::caller::{Caller, Who};
 use crate::permit::{Denial, Permit};
 use crate::placement::Placement;
+use crate::session::Session;
 
 /// What is known of one static access key; never its secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,27 +61,31 @@ impl KeyEntry {
     }
 }
 
-/// All static keys. Share it by `Arc`.
+/// All static keys, and what was revoked of sessions: whoever acts is asked for
+/// here. Share it by `Arc`.
 #[derive(Debug, Default)]
-pub struct Keys(ArcSwap<HashMap<KeyId, Arc<KeyEntry>>>);
+pub struct Keys {
+    table: ArcSwap<HashMap<KeyId, Arc<KeyEntry>>>,
+    revocations: ArcSwap<Revocations>,
+}
 
 impl Keys {
     /// The keys the catalogue knows at start.
     pub fn new(entries: impl IntoIterator<Item = KeyEntry>) -> Self {
         let table = entries.into_iter().map(|entry| (entry.id.clone(), Arc::new(entry))).collect();
-        Self(ArcSwap::from_pointee(table))
+        Self { table: ArcSwap::from_pointee(table), revocations: ArcSwap::default() }
     }
 
     /// What is known of a key.
     pub fn find(&self, id: &KeyId) -> Option<Arc<KeyEntry>> {
-        self.0.load().get(id).cloned()
+        self.table.load().get(id).cloned()
     }
 
     /// Adds a key whose issuance is on record. A key that is here already
     /// stays as it is: an id is issued once, and disabled for ever.
     pub fn add(&self, entry: KeyEntry) {
         let entry = Arc::new(entry);
-        self.0.rcu(|table| {
+        self.table.rcu(|table| {
             let mut table = HashMap::clone(table);
             table.entry(entry.id.clone()).or_insert_with(|| entry.clone());
             table
@@ -103,7 +109,7 @@ impl Keys {
     }
 
     fn turn(&self, id: &KeyId, to: impl Fn(KeyState) -> KeyState) -> bool {
-        let before = self.0.rcu(|table| {
+        let before = self.table.rcu(|table| {
             let mut table = HashMap::clone(table);
             if let Some(entry) = table.get_mut(id) {
                 *entry = Arc::new(KeyEntry { state: to(entry.state), ..KeyEntry::clone(entry) });
@@ -113,14 +119,28 @@ impl Keys {
         before.contains_key(id)
     }
 
+    /// The revocations in force from here on.
+    pub fn follow(&self, revocations: Arc<Revocations>) {
+        self.revocations.store(revocations);
+    }
+
+    /// The record that revoked a session, if one did.
+    pub fn revoked(&self, session: &Session) -> Option<Seq> {
+        let verified = session.verified();
+        self.revocations.load().of(verified.claims(), verified.kid(), verified.index())
+    }
+
     /// Whether who acts may still act. Asked again by the commit writer and,
     /// at least every five seconds, by a body that is still being sent.
     pub fn still_valid(&self, acting: &impl Acting) -> bool {
         let who = acting.who();
+        if let Some(session) = &who.session {
+            return self.revoked(session).is_none();
+        }
         let Some(id) = &who.key_id else {
             return who.actor != ActorKind::StaticKey;
         };
-        self.0.load().get(id).is_some_and(|entry| {
+        self.table.load().get(id).is_some_and(|entry| {
             entry.state == KeyState::Active
                 && entry.issued.is_some()
                 && entry.tenant == who.tenant
