@@ -205,16 +205,16 @@ fn a_changed_byte_of_it_is_found_wherever_it_lies() {
     log.publish().unwrap();
     drop(log);
     let last = segments(&disk).pop().unwrap();
-    active.tamper(&last, change_said);
+    active.tamper(&last, |bytes| change_said(bytes));
     match open(active.shared(), &dir(), options(Run::Stepped)) {
-        Err(LogError::Broken { index, .. }) => assert_eq!(index, 708 - 708 % 3),
+        Err(LogError::Broken { index, .. }) => assert_eq!(index, 708),
         other => panic!("{other:?}"),
     }
     assert!(check(&active).is_err());
     // In the bundles and the tiles above them: readers believe none of it.
     for (path, from) in [("/log/tile/entries/001", 256), ("/log/tile/entries/000", 0)] {
         let bundle = disk.duplicate();
-        bundle.tamper(Path::new(path), change_said);
+        bundle.tamper(Path::new(path), |bytes| change_said(bytes));
         assert!(check(&bundle).is_err());
         let mut found = stepped(&bundle).read_public(from);
         assert!(matches!(found.next(), Some(Err(LogError::Broken { index, .. })) if index == from));
@@ -222,13 +222,13 @@ fn a_changed_byte_of_it_is_found_wherever_it_lies() {
     }
     // In the shortcut of the next start, which then takes the long way.
     let edge = disk.duplicate();
-    edge.tamper(Path::new("/log/edge"), change_said);
+    edge.tamper(Path::new("/log/edge"), |bytes| change_said(bytes));
     assert_eq!(read(&stepped(&edge), 0).unwrap(), expected(0..RECORDS));
     assert!(check(&edge).is_ok());
 }
 
 /// Changes the last `says` into `sayz`; a frame's checksum is made to fit.
-fn change_said(bytes: &mut Vec<u8>) {
+fn change_said(bytes: &mut [u8]) {
     let at = bytes.windows(5).rposition(|w| w == b" says").expect("something is said here") + 4;
     bytes[at] = b'z';
     if bytes.starts_with(b"ringfence log") {
