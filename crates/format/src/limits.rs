@@ -65,6 +65,16 @@ pub const PERMIT_MS_MAX: u64 = 10_000;
 /// parts is the largest.
 pub const RECORD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// What an alarm says in words.
+pub const ALARM_DETAIL_BYTES_MAX: usize = 2048;
+/// Alarms that are remembered for `alarm list` after they were told.
+pub const ALARMS_LISTED_MAX: usize = 1000;
+/// Alarms that wait in memory to be told; those beyond wait in the log alone.
+pub const ALARMS_WAITING_MAX: usize = 10_000;
+/// Subjects whose alarms are counted apart at one time; those beyond share a
+/// count for each kind, so that a flood costs a bounded number of records.
+pub const ALARM_SUBJECTS_MAX: usize = 1024;
+
 const _: () = assert!(PACKED_CHUNK_BYTES_MAX <= CHUNK_BYTES_MAX);
 const _: () = assert!(CHUNK_BYTES_MAX.is_multiple_of(SEGMENT_BYTES));
 const _: () = assert!(PART_BYTES_MAX * PART_NUMBER_MAX as u64 >= OBJECT_BYTES_MAX);
