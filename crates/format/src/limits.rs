@@ -67,6 +67,15 @@ pub const RECORD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The public part of one record: a manifest with some tens of keys is the
 /// largest. An entry bundle holds 256 of them and is read whole.
 pub const PUBLIC_ENTRY_BYTES_MAX: usize = 8 * 1024;
+/// What an alarm says in words.
+pub const ALARM_DETAIL_BYTES_MAX: usize = 2048;
+/// Alarms that are remembered for `alarm list` after they were told.
+pub const ALARMS_LISTED_MAX: usize = 1000;
+/// Alarms that wait in memory to be told; those beyond wait in the log alone.
+pub const ALARMS_WAITING_MAX: usize = 10_000;
+/// Subjects whose alarms are counted apart at one time; those beyond share a
+/// count for each kind, so that a flood costs a bounded number of records.
+pub const ALARM_SUBJECTS_MAX: usize = 1024;
 
 const _: () = assert!(PUBLIC_ENTRY_BYTES_MAX + 33 <= u16::MAX as usize, "tlog-tiles: u16 before each entry");
 const _: () = assert!(PACKED_CHUNK_BYTES_MAX <= CHUNK_BYTES_MAX);

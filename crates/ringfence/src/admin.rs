@@ -4,6 +4,7 @@
 //! Order of every call, in [`handle`] and nowhere else: operator `Caller` →
 //! decide `Administer` → record → act (ruling 27).
 
+mod alarms;
 pub mod call;
 mod cuts;
 mod data;

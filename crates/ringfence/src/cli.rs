@@ -4,6 +4,7 @@
 //! document with `--json` (fields: docs/cli.md). Errors are one line and a next
 //! step. Exit codes stand in [`failure::Kind`].
 
+mod alarms;
 mod connect;
 mod cuts;
 mod demo;
@@ -85,6 +86,9 @@ enum Command {
     /// Read and verify the log.
     #[command(subcommand)]
     Log(LogCommand),
+    /// Alarms: what a person must see.
+    #[command(subcommand)]
+    Alarm(AlarmCommand),
     /// Rebuild a lost catalogue from log, sites and keys; the server must be stopped.
     #[command(after_help = "Example:\n  ringfence recover --data /srv/ringfence")]
     Recover,
@@ -259,6 +263,17 @@ enum LogCommand {
         /// Do it.
         #[arg(long)]
         confirm: bool,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum AlarmCommand {
+    /// Alarms with what became of them, newest last; reading them is itself recorded.
+    #[command(after_help = "Examples:\n  ringfence alarm list\n  ringfence alarm list --since 120000 --json")]
+    List {
+        /// Every one from this record on, for which all records from there are read; the latest if left out.
+        #[arg(long, value_name = "INDEX")]
+        since: Option<u64>,
     },
 }
 

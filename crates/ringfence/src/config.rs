@@ -68,6 +68,9 @@ pub struct Config {
     /// The policies.
     #[serde(default)]
     pub policy: Policy,
+    /// Who is told of alarms.
+    #[serde(default)]
+    pub alarm: Alarm,
     /// Work that runs by itself.
     #[serde(default)]
     pub background: Background,
@@ -287,6 +290,24 @@ pub struct Policy {
     pub watch: bool,
 }
 
+/// `[alarm]`
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Alarm {
+    /// Where alarms are sent, signed as Standard Webhooks, until they are
+    /// acknowledged: `https://…`, or `http://` to this machine. Left out, they
+    /// are recorded, counted and written to standard error only.
+    pub webhook: Option<String>,
+    /// The key of the signature, as `env:NAME` or `file:PATH`: `whsec_` and
+    /// base64 of 24 to 64 random bytes.
+    pub secret: Option<SecretRef>,
+    /// Seconds until one attempt is given up.
+    pub timeout_s: u64,
+    /// Seconds of the longest pause between two attempts; the first is one
+    /// second, and each doubles.
+    pub retry_max_s: u64,
+}
+
 /// `[background]`
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -332,6 +353,11 @@ impl Default for Labels {
 impl Default for Policy {
     fn default() -> Self {
         Self { file: PathBuf::from("policy.cedar"), watch: true }
+    }
+}
+impl Default for Alarm {
+    fn default() -> Self {
+        Self { webhook: None, secret: None, timeout_s: 10, retry_max_s: 300 }
     }
 }
 impl Default for Background {

@@ -33,6 +33,7 @@ use ringfence_store::site::{Breaker, Site, SiteKind};
 use ringfence_store::{Catalog, IssuedKey, Parts, Store};
 use ringfence_vault::{Passphrase, Unlock, Vault};
 
+use crate::alarm::Alarms;
 use crate::cli::{Failure, Kind};
 use crate::config::{self, Config};
 
@@ -80,6 +81,8 @@ pub struct Installation {
     pub labels: Arc<LabelRules>,
     /// Refusals of nobody in particular, until their minute is over.
     pub noise: Arc<Noise>,
+    /// Where alarms are raised.
+    pub alarms: Alarms,
     /// The trust root.
     pub realm: Realm,
     left_out: std::sync::Mutex<Vec<LeftOut>>,
@@ -135,6 +138,7 @@ impl Installation {
         let labels = Arc::new(label_rules(&config)?);
         let engine = Arc::new(policies::start(&path, &config, &store, &log, &*clock).await?);
         let realm = config.realm.clone();
+        let alarms = Alarms::open(&path, log.clone(), config.alarm.webhook.is_some());
         let keys = Arc::new(Keys::new(key_entries(&store, &log, &realm)));
         let installation = Self {
             config,
@@ -146,6 +150,7 @@ impl Installation {
             keys,
             labels,
             noise: Arc::default(),
+            alarms,
             realm,
             left_out: std::sync::Mutex::new(left_out),
             first: std::sync::Mutex::default(),
@@ -190,6 +195,10 @@ impl Installation {
     /// The policies in force.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
+    }
+    /// Where alarms are raised.
+    pub fn alarms(&self) -> &Alarms {
+        &self.alarms
     }
     /// The file of clients' credentials.
     pub fn credentials(&self) -> CredentialsFile {
@@ -325,6 +334,7 @@ impl Installation {
     /// Ends everything in order. What was acknowledged is durable already.
     pub async fn close(&self) {
         self.record_noise(true).await;
+        self.alarms.flush().await;
         for site in self.store.sites() {
             site.close().await;
         }

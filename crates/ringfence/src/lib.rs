@@ -5,6 +5,7 @@
 //! the fuzz targets and `tests/fuzz.rs` reach the parsers in here.
 
 mod admin;
+mod alarm;
 mod background;
 mod cli;
 mod config;

@@ -22,10 +22,11 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::{public, socket};
+use crate::alarm::Webhook;
 use crate::cli::{Common, Failure, Kind, Output, ServeArgs};
 use crate::config::Config;
 use crate::installation::{DataDir, Installation, Options};
-use crate::{background, telemetry};
+use crate::{alarm, background, telemetry};
 
 pub use listen::{Peer, connection};
 pub use stop::{Stop, Stopping, channel as stop_channel};
@@ -71,12 +72,15 @@ async fn serve(
     let upkeep = tokio::spawn(telemetry::upkeep(metrics));
 
     let options = Options { create: true };
+    let webhook = Webhook::of(&config.alarm, dir.path())?;
     let installation = Arc::new(Installation::open_in(dir, config, options).await?);
     if let Err(failure) = crate::erasure::resume(&installation).await {
         tracing::error!("an erasure that was cut off is not done yet: {failure}");
     }
     let control = socket::bind(installation.dir())?;
     let control = tokio::spawn(socket::serve(control, installation.clone(), stopping.clone()));
+    let clock = installation.clock.clone();
+    let telling = tokio::spawn(alarm::deliver(installation.alarms().clone(), webhook, clock, stopping.clone()));
     let work = tokio::spawn(background::run(installation.clone(), stopping.clone()));
     let service = crate::s3::service(installation.clone());
     let data = tokio::spawn(listen::serve(s3, service, stopping, DRAIN));
@@ -90,7 +94,9 @@ async fn serve(
     tracing::info!("stopping: nothing new is accepted, requests under way end");
     ready.not_any_more();
     stop.now();
-    for (name, task) in [("s3", data), ("administration", control), ("background", work), ("admin", admin)] {
+    for (name, task) in
+        [("s3", data), ("administration", control), ("background", work), ("alarms", telling), ("admin", admin)]
+    {
         if tokio::time::timeout(DRAIN + Duration::from_secs(2), task).await.is_err() {
             tracing::warn!("{name} did not end in time and was cut");
         }

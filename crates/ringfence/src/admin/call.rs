@@ -53,6 +53,8 @@ pub enum Call {
     LogTrim { before: Option<String>, dry_run: bool },
     /// Erase who and on what from records.
     LogErase(Erase),
+    /// Alarms.
+    AlarmList { since: Option<u64> },
     /// Check every copy.
     Scrub {},
     /// Erase what is gone.

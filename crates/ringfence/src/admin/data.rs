@@ -66,6 +66,10 @@ fn warnings(installation: &Installation) -> Vec<String> {
             _ => warnings.push(format!("site `{}` rests: {}", site.id(), health.why.unwrap_or_default())),
         }
     }
+    match installation.alarms().waiting() {
+        0 => {}
+        n => warnings.push(format!("{n} alarms wait for the webhook to acknowledge them: `ringfence alarm list`")),
+    }
     for site in &installation.config().site {
         let remote = site.type_ != SiteType::Directory;
         if site.kind == crate::config::SiteKind::Public && !remote {

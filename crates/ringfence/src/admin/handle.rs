@@ -9,7 +9,7 @@ use ringfence_store::SweepMode;
 use serde_json::Value;
 
 use super::call::{Call, Progress};
-use super::{cuts, data, keys, logs, policy, sites, tenants};
+use super::{alarms, cuts, data, keys, logs, policy, sites, tenants};
 use crate::cli::{Failure, Kind};
 use crate::installation::Installation;
 
@@ -62,6 +62,7 @@ async fn after_record(
         Call::LogShow { request: None, from, limit } => logs::show(installation, from, limit),
         Call::LogTrim { before, dry_run } => cuts::trim(installation, receipt, before.as_deref(), dry_run).await,
         Call::LogErase(erase) => cuts::erase(installation, receipt, &erase).await,
+        Call::AlarmList { since } => alarms::list(installation, since).await,
         Call::Scrub {} => data::scrub(installation, receipt, progress).await,
         Call::Sweep { dry_run: true, .. } => data::sweep(installation, receipt, SweepMode::DryRun).await,
         Call::Sweep { confirm_recovered: true, .. } => {
@@ -150,6 +151,10 @@ fn ask(installation: &Installation, call: &Call) -> Result<Ask, Failure> {
         }
         Call::LogTrim { before, dry_run } => cuts::ask_to_trim(installation, before.as_deref(), *dry_run)?,
         Call::LogErase(erase) => cuts::ask_to_erase(installation, erase)?,
+        Call::AlarmList { since } => {
+            let what = since.map_or_else(|| "the latest".to_owned(), |since| format!("from {since}"));
+            detailed(Ask::on_installation("admin:AlarmList"), what)
+        }
         Call::Scrub {} => Ask::on_installation("admin:Scrub"),
         Call::Sweep { dry_run: true, .. } => Ask::on_installation("admin:SweepDryRun"),
         Call::Sweep { .. } => Ask::on_installation("admin:Sweep"),

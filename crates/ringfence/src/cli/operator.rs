@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::output::human_bytes;
 use super::{
-    Command, Common, Failure, KeyCommand, KeysCommand, Kind, LogCommand, Output, PolicyCommand, SiteCommand,
-    TenantCommand, connect, cuts, passphrase,
+    AlarmCommand, Command, Common, Failure, KeyCommand, KeysCommand, Kind, LogCommand, Output, PolicyCommand,
+    SiteCommand, TenantCommand, alarms, connect, cuts, passphrase,
 };
 use crate::admin::call::{Call, Erase};
 
@@ -26,6 +26,7 @@ pub fn run(common: &Common, command: Command, output: &Output) -> Result<(), Fai
             let erase = Erase { request, tenant, principal, from, until, reason, confirm };
             cuts::erase(common, erase, output)
         }
+        Command::Alarm(AlarmCommand::List { since }) => alarms::list(common, since, output),
         Command::Key(command) => key(common, command, output),
         Command::Keys(KeysCommand::Backup { file }) => keys_backup(common, &file, output),
         Command::Keys(KeysCommand::Rotate { tenant }) => keys_rotate(common, tenant, output),

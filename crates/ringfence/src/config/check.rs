@@ -47,6 +47,7 @@ pub(super) fn all(config: &Config) -> Check {
     labels(config)?;
     placements(config)?;
     retention(config)?;
+    alarm(config)?;
     background(config)
 }
 
@@ -231,6 +232,37 @@ fn retention(config: &Config) -> Check {
         return wrong(&["log", "keep_control_days"], message, "at least `keep_access_days`, or 0 for ever");
     }
     Ok(())
+}
+
+fn alarm(config: &Config) -> Check {
+    let alarm = &config.alarm;
+    if alarm.webhook.is_some() != alarm.secret.is_some() {
+        let message = "a webhook and the secret that signs what is sent there belong together".to_owned();
+        return wrong(&["alarm"], message, "give both `webhook` and `secret`, or neither");
+    }
+    if alarm.timeout_s == 0 || alarm.retry_max_s == 0 {
+        let message = "0 seconds would send without end".to_owned();
+        return wrong(&["alarm"], message, "`timeout_s` and `retry_max_s` are at least 1");
+    }
+    let Some(url) = &alarm.webhook else { return Ok(()) };
+    let place = ["alarm", "webhook"];
+    // The address is not repeated: it may hold a token.
+    let Ok(url) = reqwest::Url::parse(url) else {
+        return wrong(&place, "it is not a URL".to_owned(), "for example `https://alarms.example/ringfence`");
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        let help = "messages are signed with `secret`; leave the password out";
+        return wrong(&place, "a secret may not stand in the configuration".to_owned(), help);
+    }
+    let here = match url.host_str().unwrap_or_default().trim_matches(['[', ']']) {
+        "localhost" => true,
+        host => host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
+    };
+    match url.scheme() {
+        "https" => Ok(()),
+        "http" if here => Ok(()),
+        _ => wrong(&place, "others could read the alarms on their way".to_owned(), "write `https://…`"),
+    }
 }
 
 fn background(config: &Config) -> Check {

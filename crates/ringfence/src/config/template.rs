@@ -98,6 +98,11 @@ file = "policy.cedar"
 # `ringfence policy apply` or the next start.
 watch = true
 
+# Whom alarms are sent to until they are acknowledged (docs/operate/alarms.md).
+# [alarm]
+# webhook = "https://alarms.example/ringfence"
+# secret = "env:RINGFENCE_ALARM_SECRET"   # whsec_ and base64 of 32 random bytes
+
 [background]
 sweep_every_s = 60
 scrub_every_s = 604800

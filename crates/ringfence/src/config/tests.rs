@@ -45,6 +45,17 @@ fn an_error_names_the_line_what_is_wrong_and_what_would_be_right() {
         "add",
     );
     refused("sweep_every_s = 60", "sweep_every_s = 0", "never rests", "at least 1");
+    for (alarm, message, advice) in [
+        ("webhook = \"https://alarms.example/\"", "belong together", "both"),
+        ("secret = \"env:WHSEC\"", "belong together", "both"),
+        ("webhook = \"http://alarms.example/\"\nsecret = \"env:WHSEC\"", "on their way", "https"),
+        ("webhook = \"http://127.0.0.1.example/\"\nsecret = \"env:WHSEC\"", "on their way", "https"),
+        ("webhook = \"https://a:b@alarms.example/\"\nsecret = \"env:WHSEC\"", "secret may not stand", "password"),
+        ("webhook = \"alarms.example\"\nsecret = \"env:WHSEC\"", "not a URL", "https"),
+        ("retry_max_s = 0", "without end", "at least 1"),
+    ] {
+        refused("[background]", &format!("[alarm]\n{alarm}\n[background]"), message, advice);
+    }
 }
 
 #[test]
@@ -53,6 +64,15 @@ fn a_literal_secret_is_refused_and_not_repeated() {
     let error = parse(&text, &[]).expect_err("a literal").to_string();
     assert!(error.contains("write `env:NAME` or `file:PATH`"), "{error}");
     assert!(!error.contains("hunter2"), "{error}");
+}
+
+#[test]
+fn a_webhook_is_https_or_on_this_machine() {
+    for url in ["https://alarms.example/x", "http://127.0.0.1:9/x", "http://[::1]:9/x", "http://localhost:9/x"] {
+        let with = format!("[alarm]\nwebhook = \"{url}\"\nsecret = \"env:WHSEC\"\n[background]");
+        let config = parse(&FIRST.replacen("[background]", &with, 1), &[]).expect(url);
+        assert_eq!(config.alarm.webhook.as_deref(), Some(url));
+    }
 }
 
 #[test]
@@ -102,6 +122,7 @@ fn the_schema_knows_every_section_and_refuses_unknown_ones() {
         "tenant",
         "placement",
         "policy",
+        "alarm",
         "background",
     ] {
         assert!(schema["properties"].get(section).is_some(), "{section}");
