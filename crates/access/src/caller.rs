@@ -53,6 +53,9 @@ pub(crate) struct Who {
     pub(crate) origin: Origin,
     /// Where it acts by a session: that one.
     pub(crate) session: Option<Arc<Session>>,
+    /// Where it shows an identity provider's token: the issuer's entry, and who
+    /// that token says it is.
+    pub(crate) shown: Option<(String, String)>,
 }
 
 /// Where a request came from.
@@ -152,15 +155,8 @@ fn by_session(
     }
     let principal = claims.principal.clone();
     let session = Some(session);
-    Ok(Caller(Arc::new(Who {
-        realm,
-        tenant,
-        principal,
-        actor: ActorKind::Session,
-        key_id: Some(key),
-        origin,
-        session,
-    })))
+    let who = Who { key_id: Some(key), origin, session, ..Who::new(realm, tenant, principal, ActorKind::Session) };
+    Ok(Caller(Arc::new(who)))
 }
 
 /// Steps: 1. the key is known now; 2. its issuance is on record; 3. it is not
@@ -178,15 +174,8 @@ fn by_static_key(signature: VerifiedSignature, keys: &Keys, origin: Origin) -> R
     check(entry.realm == realm, AuthnReason::OtherRealm)?;
     check(entry.tenant.as_str() != PROVIDER && entry.realm.as_str() != PROVIDER, AuthnReason::Reserved)?;
     let principal = entry.principal.clone();
-    Ok(Caller(Arc::new(Who {
-        realm,
-        tenant,
-        principal,
-        actor: ActorKind::StaticKey,
-        key_id: Some(key),
-        origin,
-        session: None,
-    })))
+    let who = Who { key_id: Some(key), origin, ..Who::new(realm, tenant, principal, ActorKind::StaticKey) };
+    Ok(Caller(Arc::new(who)))
 }
 
 /// The operator behind the administration socket: the user the server runs as,
@@ -207,7 +196,7 @@ pub fn system(task: &'static str) -> Caller {
 fn provider(name: String, actor: ActorKind) -> Caller {
     let principal = Principal::parse(&name).expect("tasks and user ids are short lower-case names");
     let (realm, tenant) = (PROVIDER_REALM.clone(), PROVIDER_TENANT.clone());
-    Caller(Arc::new(Who { realm, tenant, principal, actor, key_id: None, origin: Origin::default(), session: None }))
+    Caller(Arc::new(Who::new(realm, tenant, principal, actor)))
 }
 
 impl Caller {
@@ -239,6 +228,11 @@ impl Caller {
 }
 
 impl Who {
+    fn new(realm: Realm, tenant: Tenant, principal: Principal, actor: ActorKind) -> Self {
+        let origin = Origin::default();
+        Self { realm, tenant, principal, actor, key_id: None, origin, session: None, shown: None }
+    }
+
     pub(crate) fn subject(&self, owner: Option<&Tenant>) -> Subject {
         let of_tenant = matches!(self.actor, ActorKind::StaticKey | ActorKind::Session | ActorKind::WebIdentity);
         let session = self.session.as_deref();
@@ -255,8 +249,8 @@ impl Who {
             role: claims.map(|claims| claims.role.clone()),
             issued: session.map(|session| session.verified().index()),
             signed_by: session.map(|session| session.verified().kid().to_string()),
-            issuer: claims.map(|claims| claims.issuer.to_string()),
-            issuer_subject: session.and_then(Session::subject).map(str::to_owned),
+            issuer: claims.map(|c| c.issuer.to_string()).or_else(|| self.shown.clone().map(|shown| shown.0)),
+            issuer_subject: self.shown.clone().map(|shown| shown.1),
         }
     }
 }

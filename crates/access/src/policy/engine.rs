@@ -218,6 +218,9 @@ impl Engine {
     fn decide_for<A: Action>(&self, who: &Arc<Who>, ask: Ask, now_us: TimeUs) -> Result<Permit<A>, Denial> {
         let state = self.state.load();
         let verdict = state.access(act_of::<A>(), who, &ask);
+        if let Some(refusal) = state.beyond_rights(act_of::<A>(), who, &ask) {
+            return Err(state.denial(who, &ask, &refusal));
+        }
         if !verdict.allows() {
             return Err(state.denial(who, &ask, &verdict));
         }
@@ -273,6 +276,14 @@ impl State {
         let verdict = Arc::new(self.set.access(act, asker, ask));
         self.decisions.insert(key.to_owned(), verdict.clone());
         verdict
+    }
+
+    /// INVARIANT: a session reaches what its role and its session policy leave,
+    /// whatever policies permit; not remembered, for it is the session's own.
+    fn beyond_rights(&self, act: Act, who: &Who, ask: &Ask) -> Option<Verdict> {
+        let rights = who.session.as_ref()?.rights();
+        let (id, why) = rights.refuse(act, ask, self.set.label(ask), self.set.setting().labels())?;
+        Some(Verdict::deny(why, vec![id.to_owned()]))
     }
 
     /// What policy says of every configured site, in the order of the configuration.
