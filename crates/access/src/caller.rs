@@ -14,6 +14,7 @@ use ringfence_format::names::{KeyId, Principal, Realm, Tenant};
 use ringfence_format::record::{ActorKind, Core, Decision, Op, Phase, Record, Resource, Subject, TimeUs};
 use ringfence_log::Entry;
 
+use crate::evidence::Reason;
 use crate::keys::{KeyState, Keys};
 
 /// Reserved: no tenant and no realm may have this name. Callers without a
@@ -198,6 +199,8 @@ pub enum AuthnReason {
     OtherRealm,
     /// The key claims the provider's reserved name.
     Reserved,
+    /// An identity provider's token that is no evidence.
+    Evidence(Reason),
     /// A user of this machine who may not administer.
     NotOperator {
         /// Its user id.
@@ -219,6 +222,7 @@ impl fmt::Display for AuthnReason {
             Self::OtherTenant => "the signature was verified with another tenant's secret",
             Self::OtherRealm => "the signature was verified in another realm",
             Self::Reserved => "the key claims the provider's reserved name",
+            Self::Evidence(reason) => return write!(f, "evidence: {reason}"),
             Self::NotOperator { uid } => return write!(f, "user {uid} may not administer this installation"),
         })
     }
@@ -231,6 +235,7 @@ impl AuthnReason {
         match self {
             Self::Missing | Self::Expired | Self::NotOperator { .. } => (403, "AccessDenied"),
             Self::Malformed => (400, "AuthorizationHeaderMalformed"),
+            Self::Evidence(reason) => (400, reason.answer()),
             Self::Skewed => (403, "RequestTimeTooSkewed"),
             Self::BadSignature => (403, "SignatureDoesNotMatch"),
             Self::UnknownKey

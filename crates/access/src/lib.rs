@@ -14,19 +14,26 @@
 
 pub mod ask;
 pub mod caller;
+pub mod evidence;
 pub mod keys;
 pub mod labels;
+pub mod narrowing;
 pub mod noise;
 pub mod permit;
 pub mod placement;
 pub mod policy;
+pub mod roles;
 pub mod setting;
+mod strict;
 
 pub use ask::Ask;
 pub use caller::Caller;
+pub use evidence::{Issuers, VerifiedEvidence};
 pub use keys::Keys;
 pub use labels::{LABEL_TAG, LabelRules, Labels};
+pub use narrowing::Narrowing;
 pub use permit::{Action, Denial, Permit};
 pub use placement::Placement;
 pub use policy::{Engine, PolicySet};
+pub use roles::Roles;
 pub use setting::{PlacementRule, Setting, SiteFacts, SiteKind};

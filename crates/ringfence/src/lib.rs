@@ -16,6 +16,7 @@ mod installation;
 mod retention;
 mod s3;
 mod serve;
+mod sts;
 mod telemetry;
 mod upkeep;
 mod watch;
