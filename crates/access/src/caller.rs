@@ -15,6 +15,7 @@ use ringfence_format::record::{ActorKind, Core, Decision, Op, Phase, Record, Res
 use ringfence_format::session::{Claims, Refusal, SessionToken};
 use ringfence_log::Entry;
 
+use crate::evidence::Reason;
 use crate::keys::{KeyState, Keys};
 use crate::session::Session;
 
@@ -288,6 +289,8 @@ pub enum AuthnReason {
     NoToken,
     /// The session's role is not configured any more.
     NoRole,
+    /// An identity provider's token that is no evidence.
+    Evidence(Reason),
     /// A user of this machine who may not administer.
     NotOperator {
         /// Its user id.
@@ -313,6 +316,7 @@ impl fmt::Display for AuthnReason {
             Self::OtherKey => "the request is signed with another key than the session's",
             Self::NoToken => "a session's key without its token",
             Self::NoRole => "the session's role is not configured any more",
+            Self::Evidence(reason) => return write!(f, "evidence: {reason}"),
             Self::NotOperator { uid } => return write!(f, "user {uid} may not administer this installation"),
         })
     }
@@ -325,6 +329,7 @@ impl AuthnReason {
         match self {
             Self::Missing | Self::Expired | Self::NotOperator { .. } => (403, "AccessDenied"),
             Self::Malformed => (400, "AuthorizationHeaderMalformed"),
+            Self::Evidence(reason) => (400, reason.answer()),
             Self::Skewed => (403, "RequestTimeTooSkewed"),
             Self::BadSignature => (403, "SignatureDoesNotMatch"),
             Self::Session(Refusal::Expired(_)) => (400, "ExpiredToken"),

@@ -14,6 +14,7 @@
 
 pub mod ask;
 pub mod caller;
+pub mod evidence;
 pub mod keys;
 pub mod labels;
 pub mod narrowing;
@@ -21,16 +22,20 @@ pub mod noise;
 pub mod permit;
 pub mod placement;
 pub mod policy;
+pub mod roles;
 pub mod session;
 pub mod setting;
 mod strict;
 
 pub use ask::Ask;
 pub use caller::Caller;
+pub use evidence::{Issuers, VerifiedEvidence};
 pub use keys::Keys;
 pub use labels::{LABEL_TAG, LabelRules, Labels};
+pub use narrowing::Narrowing;
 pub use permit::{Action, Denial, Permit};
 pub use placement::Placement;
 pub use policy::{Engine, PolicySet};
+pub use roles::Roles;
 pub use session::{Rights, Session};
 pub use setting::{PlacementRule, Setting, SiteFacts, SiteKind};

@@ -314,3 +314,6 @@ fn next_char(text: &[u8], at: usize) -> usize {
     let continues = |byte: &&u8| **byte & 0b1100_0000 == 0b1000_0000;
     at + 1 + text[at + 1..].iter().take_while(continues).count()
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ mod copy;
 mod delete;
 mod digest;
 mod get;
+pub mod issue;
 mod list;
 mod multipart;
 mod put;

@@ -18,6 +18,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use ringfence_access::caller::{AuthnReason, Origin, Unauthenticated};
@@ -32,8 +33,11 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use crate::flows::Unrecorded;
 use crate::installation::Installation;
 use crate::serve::Peer;
+use crate::sts;
 use scope::Scope;
 
+/// The request id of what was counted with others and has no record of its own.
+const AGGREGATED: &str = "aggregated";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
 
 /// Answers S3 requests to one installation.
@@ -88,21 +92,13 @@ impl Wire {
         });
         let scope = Arc::new(Scope::of(origin(&request), claimed_key(&request)));
         request.extensions_mut().insert(scope.clone());
-        let called = match before(request).await {
-            Ok(request) => self.s3.call(request).await,
-            Err(refused) => Ok(error(refused.0, refused.1, refused.2)),
+        let (head, body) = request.into_parts();
+        let mut response = if sts::is_asked(&head) {
+            self.sts(&scope, &head, body).await
+        } else {
+            let response = self.s3(Request::from_parts(head, body)).await;
+            self.on_record(&scope, response).await
         };
-        let mut response = match called {
-            Ok(response) => response,
-            Err(error) => {
-                tracing::error!("a request could not be answered: {error}");
-                plain(StatusCode::INTERNAL_SERVER_ERROR)
-            }
-        };
-        if response.status() == StatusCode::OK && response.headers().contains_key(http::header::CONTENT_RANGE) {
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-        }
-        let mut response = self.on_record(&scope, response).await;
         let clean = match rest {
             Some(rest) => rest.discard(waits).await,
             // Nobody tells a client to go on that announced an empty body, and
@@ -121,6 +117,58 @@ impl Wire {
         response
     }
 
+    /// A request of S3, by the library.
+    async fn s3(&self, request: Request<Body>) -> Response<Body> {
+        let called = match before(request).await {
+            Ok(request) => self.s3.call(request).await,
+            Err(refused) => Ok(error(refused.0, refused.1, refused.2)),
+        };
+        let mut response = match called {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::error!("a request could not be answered: {error}");
+                plain(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+        };
+        if response.status() == StatusCode::OK && response.headers().contains_key(http::header::CONTENT_RANGE) {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        response
+    }
+
+    /// A request of STS, which the library does not know. Its answer has the
+    /// id of its record inside, so it is put on record before it is written.
+    async fn sts(&self, scope: &Scope, head: &Parts, body: Body) -> Response<Body> {
+        let limited = http_body_util::Limited::new(body, sts::BODY_BYTES_MAX);
+        let body = http_body_util::BodyExt::collect(limited).await.ok().map(|body| body.to_bytes());
+        let answered = sts::answer(&self.at, head, body.as_deref(), scope.origin()).await;
+        scope.asks(answered.op(), None, None);
+        let recorded = match answered.recorded() {
+            Some(seq) => Ok(Some(seq)),
+            None => {
+                let nobody = || Unauthenticated::new(AuthnReason::Malformed, None, scope.origin().clone());
+                let refused = answered.refused_as().cloned().unwrap_or_else(nobody);
+                self.record_refused(refused.during(answered.op())).await
+            }
+        };
+        let id = match recorded {
+            Ok(seq) => seq.map_or_else(|| AGGREGATED.to_owned(), request_id),
+            Err(error) => {
+                tracing::error!("an answer was withheld because it could not be recorded: {error}");
+                return plain(StatusCode::SERVICE_UNAVAILABLE);
+            }
+        };
+        let mut response = Response::new(Body::from(answered.document(&id).to_string()));
+        *response.status_mut() = StatusCode::from_u16(answered.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/xml"));
+        headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let id = HeaderValue::from_str(&id).expect("base32 is a header value");
+        headers.insert(HeaderName::from_static("x-amzn-requestid"), id.clone());
+        headers.insert(REQUEST_ID, id);
+        response
+    }
+
     /// INVARIANT 8 — an answer that no flow has recorded is recorded now; if
     /// that fails, nothing of it is told.
     async fn on_record(&self, scope: &Scope, mut response: Response<Body>) -> Response<Body> {
@@ -131,7 +179,7 @@ impl Wire {
         let id = match recorded {
             Ok(Some(seq)) => request_id(seq),
             // Counted with others of its minute: it has no record of its own.
-            Ok(None) => "aggregated".to_owned(),
+            Ok(None) => AGGREGATED.to_owned(),
             Err(error) => {
                 tracing::error!("an answer was withheld because it could not be recorded: {error}");
                 return plain(StatusCode::SERVICE_UNAVAILABLE);
@@ -162,7 +210,11 @@ impl Wire {
             };
             return Ok(Some(self.at.log.record(entry).await?.index()));
         }
-        let refused = self.unauthenticated(scope, &code);
+        self.record_refused(self.unauthenticated(scope, &code)).await
+    }
+
+    /// Alone if it names a key that exists, else with others of its minute.
+    async fn record_refused(&self, refused: Unauthenticated) -> Result<Option<Seq>, ringfence_log::LogError> {
         if refused.identified() {
             return Ok(Some(self.at.log.record(refused).await?.index()));
         }
