@@ -15,7 +15,8 @@ use ringfence_format::record::{ActorKind, Core, Decision, Op, Phase, Record, Res
 use ringfence_format::session::{Claims, Refusal, SessionToken};
 use ringfence_log::Entry;
 
-use crate::evidence::Reason;
+use crate::admission::principal_of;
+use crate::evidence::{Reason, VerifiedEvidence};
 use crate::keys::{KeyState, Keys};
 use crate::session::Session;
 
@@ -56,7 +57,7 @@ pub(crate) struct Who {
     pub(crate) session: Option<Arc<Session>>,
     /// Where it shows an identity provider's token: the issuer's entry, and who
     /// that token says it is.
-    pub(crate) shown: Option<(String, String)>,
+    pub(crate) shown: Option<(Principal, String)>,
 }
 
 /// Where a request came from.
@@ -93,6 +94,9 @@ pub enum Credential {
     StaticKey(VerifiedSignature),
     /// A signature by the key of a session whose token was verified.
     Session(VerifiedSignature, Arc<Session>),
+    /// An identity provider's token that obeys every rule of evidence. Whom it
+    /// makes may ask for a session, and for nothing else.
+    WebIdentity(VerifiedEvidence),
 }
 
 impl From<VerifiedSignature> for Credential {
@@ -123,6 +127,7 @@ pub fn authenticate(credential: impl Into<Credential>, keys: &Keys, origin: Orig
     match credential.into() {
         Credential::StaticKey(signature) => by_static_key(signature, keys, origin),
         Credential::Session(signature, session) => by_session(signature, session, keys, origin),
+        Credential::WebIdentity(evidence) => by_evidence(&evidence, origin),
     }
 }
 
@@ -157,6 +162,18 @@ fn by_session(
     let principal = claims.principal.clone();
     let session = Some(session);
     let who = Who { key_id: Some(key), origin, session, ..Who::new(realm, tenant, principal, ActorKind::Session) };
+    Ok(Caller(Arc::new(who)))
+}
+
+/// An issuer entry reaches one realm and one tenant, neither of them ours.
+fn by_evidence(evidence: &VerifiedEvidence, origin: Origin) -> Result<Caller, Unauthenticated> {
+    let (realm, tenant) = (evidence.realm().clone(), evidence.tenant().clone());
+    let principal = principal_of(evidence.issuer(), evidence.subject());
+    if tenant.as_str() == PROVIDER || realm.as_str() == PROVIDER {
+        return Err(Unauthenticated::new(AuthnReason::Reserved, None, origin));
+    }
+    let shown = Some((evidence.issuer().clone(), evidence.subject().to_owned()));
+    let who = Who { origin, shown, ..Who::new(realm, tenant, principal, ActorKind::WebIdentity) };
     Ok(Caller(Arc::new(who)))
 }
 
@@ -221,6 +238,14 @@ impl Caller {
     pub fn key_id(&self) -> Option<&KeyId> {
         self.0.key_id.as_ref()
     }
+    /// The session it acts by.
+    pub fn session(&self) -> Option<&Arc<Session>> {
+        self.0.session.as_ref()
+    }
+    /// The entry of the issuer whose token it shows.
+    pub fn issuer(&self) -> Option<&Principal> {
+        self.0.shown.as_ref().map(|(issuer, _)| issuer)
+    }
     /// Who, as records say it. `owner` is whose data the act is about: it is
     /// that tenant's record, even if the provider acts.
     pub fn subject(&self, owner: Option<&Tenant>) -> Subject {
@@ -250,7 +275,7 @@ impl Who {
             role: claims.map(|claims| claims.role.clone()),
             issued: session.map(|session| session.verified().index()),
             signed_by: session.map(|session| session.verified().kid().to_string()),
-            issuer: claims.map(|c| c.issuer.to_string()).or_else(|| self.shown.clone().map(|shown| shown.0)),
+            issuer: claims.map(|c| c.issuer.to_string()).or_else(|| self.shown.as_ref().map(|shown| shown.0.to_string())),
             issuer_subject: self.shown.clone().map(|shown| shown.1),
         }
     }
@@ -374,6 +399,16 @@ impl Unauthenticated {
         match token.filter(|_| signed) {
             Some(token) => Self::of_session(reason, token.claimed(), key, origin),
             None => Self::new(reason, key, origin),
+        }
+    }
+
+    /// Of an identity provider's token. Where it is authentic, it is that
+    /// issuer's tenant's record.
+    pub fn of_evidence(reason: AuthnReason, whose: Option<(Realm, Tenant, Principal)>, origin: Origin) -> Self {
+        let refused = Self::new(reason, None, origin);
+        match whose {
+            Some((realm, tenant, issuer)) => refused.belongs_to(&realm, &tenant, &issuer),
+            None => refused,
         }
     }
 

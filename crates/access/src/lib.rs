@@ -12,6 +12,7 @@
 //! allowed that no policy permits. This crate does no I/O: texts, keys and
 //! time come in as arguments.
 
+pub mod admission;
 pub mod ask;
 pub mod caller;
 pub mod evidence;

@@ -26,6 +26,7 @@ use ringfence_format::leaf::request_id;
 use ringfence_format::limits;
 use ringfence_format::names::KeyId;
 use ringfence_format::record::Seq;
+use ringfence_format::session::Purpose;
 use s3s::Body;
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::{S3Service, S3ServiceBuilder};
@@ -33,11 +34,14 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use crate::flows::Unrecorded;
 use crate::installation::Installation;
 use crate::serve::Peer;
+use crate::sessions::Live;
 use crate::sts;
 use scope::Scope;
 
 /// The request id of what was counted with others and has no record of its own.
 const AGGREGATED: &str = "aggregated";
+/// What ids of sessions' keys begin with, as AWS's do.
+const SESSION_KEY: &str = "ASIA";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
 
 /// Answers S3 requests to one installation.
@@ -90,13 +94,24 @@ impl Wire {
             rest = Some(back);
             Body::http_body(lent)
         });
-        let scope = Arc::new(Scope::of(origin(&request), claimed_key(&request)));
+        let (origin, key) = (origin(&request), claimed_key(&request));
+        // Before anything else is looked up (ruling 23): what a token shows is
+        // noticed whatever the rest of the request is worth.
+        let session = self.session(&request, &origin).await;
+        let scope = Arc::new(Scope::of(origin, key, session.as_ref().ok().cloned().flatten()));
         request.extensions_mut().insert(scope.clone());
         let (head, body) = request.into_parts();
         let mut response = if sts::is_asked(&head) {
             self.sts(&scope, &head, body).await
         } else {
-            let response = self.s3(Request::from_parts(head, body)).await;
+            let response = match session {
+                Ok(live) => access::LIVE.scope(live, self.s3(Request::from_parts(head, body))).await,
+                Err(refused) => {
+                    let (status, code) = refused.answer();
+                    scope.is_refused(refused);
+                    error(StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN), code, told(code))
+                }
+            };
             self.on_record(&scope, response).await
         };
         let clean = match rest {
@@ -169,6 +184,16 @@ impl Wire {
         response
     }
 
+    /// The session whose token a request carries, judged; nothing where it
+    /// carries none.
+    async fn session(&self, request: &Request<Body>, origin: &Origin) -> Result<Option<Arc<Live>>, Unauthenticated> {
+        match token_of(request) {
+            Shown::None => Ok(None),
+            Shown::One(text) => self.at.judge(&text, Purpose::StsSession, origin).await.map(Some),
+            Shown::Unclear => Err(Unauthenticated::new(AuthnReason::Malformed, None, origin.clone())),
+        }
+    }
+
     /// INVARIANT 8 — an answer that no flow has recorded is recorded now; if
     /// that fails, nothing of it is told.
     async fn on_record(&self, scope: &Scope, mut response: Response<Body>) -> Response<Body> {
@@ -230,6 +255,8 @@ impl Wire {
         let reason = match (code, scope.claimed_key()) {
             ("SignatureDoesNotMatch", _) => AuthnReason::BadSignature,
             ("RequestTimeTooSkewed", _) => AuthnReason::Skewed,
+            ("InvalidAccessKeyId", Some(_)) if scope.live().is_some() => AuthnReason::OtherKey,
+            ("InvalidAccessKeyId", Some(key)) if key.as_str().starts_with(SESSION_KEY) => AuthnReason::NoToken,
             ("InvalidAccessKeyId", Some(key)) if self.at.keys.find(key).is_some() => AuthnReason::Disabled,
             ("InvalidAccessKeyId", _) => AuthnReason::UnknownKey,
             ("AccessDenied", Some(_)) => AuthnReason::Expired,
@@ -237,9 +264,48 @@ impl Wire {
             _ => AuthnReason::Malformed,
         };
         match scope.claimed_key() {
+            key if scope.live().is_some() => {
+                let claims = scope.live().map(|live| live.session.claims().clone()).expect("it was just seen");
+                Unauthenticated::of_session(reason, &claims, key.cloned(), scope.origin().clone())
+            }
             Some(key) => Unauthenticated::of_known_key(reason, key, &self.at.keys, scope.origin().clone()),
             None => Unauthenticated::new(reason, None, scope.origin().clone()),
         }
+    }
+}
+
+/// What a client is told of a session token that is refused: what S3 says, and
+/// nothing of the reason.
+fn told(code: &str) -> &'static str {
+    match code {
+        "ExpiredToken" => "The provided token has expired.",
+        "AccessDenied" => "Access Denied",
+        _ => "The provided token is malformed or otherwise invalid.",
+    }
+}
+
+/// The session token of a request.
+enum Shown {
+    None,
+    One(String),
+    /// More than one, or one that is no text.
+    Unclear,
+}
+
+/// In the header, or in the query of a presigned URL; never both.
+fn token_of(request: &Request<Body>) -> Shown {
+    let mut headers = request.headers().get_all("x-amz-security-token").iter();
+    let query =
+        request.uri().query().unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let mut queries = query.filter(|(name, _)| name.eq_ignore_ascii_case("X-Amz-Security-Token"));
+    match (headers.next(), headers.next(), queries.next(), queries.next()) {
+        (None, _, None, _) => Shown::None,
+        (Some(value), None, None, _) => value.to_str().map_or(Shown::Unclear, |text| Shown::One(text.to_owned())),
+        (None, _, Some((_, value)), None) => {
+            let decoded = percent_encoding::percent_decode_str(value).decode_utf8();
+            decoded.map_or(Shown::Unclear, |text| Shown::One(text.into_owned()))
+        }
+        _ => Shown::Unclear,
     }
 }
 
@@ -287,8 +353,6 @@ type Early = (StatusCode, &'static str, &'static str);
 
 /// What must be refused before the library looks at it.
 ///
-/// - A session token: nobody has issued one, so it is no credential, whatever
-///   the signature beside it is worth (ruling 23).
 /// - A form upload, which is not built and carries its credential in its body.
 /// - A control character in a parameter that names no key: it can stand in no
 ///   header and no document, so there is no answer that could repeat it.
@@ -300,13 +364,6 @@ type Early = (StatusCode, &'static str, &'static str);
 async fn before(mut request: Request<Body>) -> Result<Request<Body>, Early> {
     let query = request.uri().query().unwrap_or_default();
     let asks = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
-    if request.headers().contains_key("x-amz-security-token") || asks("X-Amz-Security-Token") {
-        return Err((
-            StatusCode::BAD_REQUEST,
-            "InvalidToken",
-            "the provided token is malformed or otherwise not valid",
-        ));
-    }
     if control_character(query) {
         return Err((StatusCode::BAD_REQUEST, "InvalidArgument", "a parameter holds a control character"));
     }

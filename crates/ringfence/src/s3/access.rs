@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ringfence_access::caller::{VerifiedSignature, authenticate};
+use ringfence_access::caller::{Credential, VerifiedSignature, authenticate};
 use ringfence_access::keys::KeyState;
 use ringfence_access::policy::S3_OPS;
 use ringfence_format::names::KeyId;
@@ -14,10 +14,17 @@ use s3s::{S3Error, S3ErrorCode, S3Result};
 
 use super::scope::Scope;
 use crate::installation::Installation;
+use crate::sessions::Live;
 
 /// Gives the library the secret of a key, for as long as one check lasts.
 pub(super) struct Secrets {
     pub(super) at: Arc<Installation>,
+}
+
+tokio::task_local! {
+    /// The session whose token came with the request that is being answered:
+    /// the library asks for a secret by the id of a key alone.
+    pub(super) static LIVE: Option<Arc<Live>>;
 }
 
 #[async_trait::async_trait]
@@ -25,6 +32,11 @@ impl S3Auth for Secrets {
     async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
         let unknown = || S3Error::new(S3ErrorCode::InvalidAccessKeyId);
         let id = KeyId::parse(access_key).map_err(|_| unknown())?;
+        if let Some(live) = LIVE.try_with(Clone::clone).ok().flatten() {
+            // With a session's token only that session's key may sign.
+            let own = live.key_id().is_some_and(|own| own == id);
+            return if own { Ok(SecretKey::from(live.secret.expose_secret())) } else { Err(unknown()) };
+        }
         let entry = self.at.keys.find(&id).filter(|entry| entry.state == KeyState::Active).ok_or_else(unknown)?;
         let row = self.at.catalog().static_key(&id).ok_or_else(unknown)?;
         let secret = self.at.vault.secret_for(&entry.realm, &entry.tenant, &id, &row.row.sealed_secret);
@@ -54,11 +66,20 @@ impl S3Access for Authenticate {
         scope.asks(op, bucket.as_deref(), key.as_deref());
         let denied = || S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied");
         let id = claimed.and_then(|id| KeyId::parse(&id).ok()).ok_or_else(denied)?;
-        let entry = self.at.keys.find(&id).ok_or_else(|| S3Error::new(S3ErrorCode::InvalidAccessKeyId))?;
         // The library has just verified SigV4 with the secret of this key.
-        let signature =
-            VerifiedSignature::sigv4_was_checked_by_the_wire_layer(id, entry.tenant.clone(), entry.realm.clone());
-        match authenticate(signature, &self.at.keys, scope.origin().clone()) {
+        let signed = VerifiedSignature::sigv4_was_checked_by_the_wire_layer;
+        let credential = match scope.live() {
+            Some(live) => {
+                let claims = live.session.claims();
+                let signature = signed(id, claims.tenant.clone(), claims.realm.clone());
+                Credential::Session(signature, live.session.clone())
+            }
+            None => {
+                let entry = self.at.keys.find(&id).ok_or_else(|| S3Error::new(S3ErrorCode::InvalidAccessKeyId))?;
+                Credential::StaticKey(signed(id, entry.tenant.clone(), entry.realm.clone()))
+            }
+        };
+        match authenticate(credential, &self.at.keys, scope.origin().clone()) {
             Ok(caller) => {
                 scope.is(caller);
                 built(op, foreign)

@@ -7,10 +7,13 @@ use ringfence_access::caller::{Origin, Unauthenticated};
 use ringfence_format::names::{BucketName, KeyId, ObjectKey};
 use ringfence_format::record::{Resource, Seq};
 
+use crate::sessions::Live;
+
 /// Travels with a request as an extension; the outer layer keeps the other end.
 pub(super) struct Scope {
     origin: Origin,
     claimed_key: Option<KeyId>,
+    live: Option<Arc<Live>>,
     caller: OnceLock<Arc<Caller>>,
     refused: OnceLock<Unauthenticated>,
     op: OnceLock<&'static str>,
@@ -20,10 +23,12 @@ pub(super) struct Scope {
 }
 
 impl Scope {
-    pub(super) fn of(origin: Origin, claimed_key: Option<KeyId>) -> Self {
+    /// `live` is the session whose token came with the request, verified.
+    pub(super) fn of(origin: Origin, claimed_key: Option<KeyId>, live: Option<Arc<Live>>) -> Self {
         Self {
             origin,
             claimed_key,
+            live,
             caller: OnceLock::new(),
             refused: OnceLock::new(),
             op: OnceLock::new(),
@@ -38,6 +43,9 @@ impl Scope {
     }
     pub(super) fn claimed_key(&self) -> Option<&KeyId> {
         self.claimed_key.as_ref()
+    }
+    pub(super) fn live(&self) -> Option<&Arc<Live>> {
+        self.live.as_ref()
     }
     pub(super) fn caller(&self) -> Option<&Arc<Caller>> {
         self.caller.get()

@@ -1,0 +1,168 @@
+//! Sessions at this gateway: a token is judged once, and remembered until
+//! anything changes that it was judged by.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use quick_cache::sync::Cache;
+use ringfence_access::Session;
+use ringfence_access::caller::{AuthnReason, Origin, Unauthenticated};
+use ringfence_format::leaf::Hash;
+use ringfence_format::names::{KeyId, SiteId};
+use ringfence_format::session::{Issued, Purpose, Refusal, SESSION_TOKEN_BYTES_MAX, SessionToken, Verified};
+use ringfence_vault::SecretText;
+
+use crate::alarm::{Alarm, AlarmKind};
+use crate::installation::Installation;
+
+/// Tokens that are remembered at a time; one more is judged again each time it
+/// is shown.
+const REMEMBERED_MAX: usize = 64 * 1024;
+
+/// The sessions that this gateway has judged.
+pub struct Sessions {
+    gateway: SiteId,
+    remembered: Cache<Hash, Remembered>,
+    /// Rises with each manifest, revocation and role that changes: what was
+    /// judged before is judged again.
+    generation: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Remembered {
+    generation: u64,
+    until_s: u64,
+    live: Arc<Live>,
+}
+
+/// A session that may be served now, and the secret of its key.
+pub struct Live {
+    /// The session.
+    pub session: Arc<Session>,
+    /// Signs its requests (SigV4); derived, never stored.
+    pub secret: SecretText,
+}
+
+impl Live {
+    /// The id of the key that requests are signed with.
+    pub fn key_id(&self) -> Option<KeyId> {
+        KeyId::parse(&self.session.claims().confirmation).ok()
+    }
+}
+
+impl Sessions {
+    /// Of the gateway at a site.
+    pub fn at(gateway: SiteId) -> Self {
+        Self { gateway, remembered: Cache::new(REMEMBERED_MAX), generation: AtomicU64::new(0) }
+    }
+
+    /// The site that this gateway stands at.
+    pub fn gateway(&self) -> &SiteId {
+        &self.gateway
+    }
+
+    /// Everything is judged again from here on.
+    pub fn forget(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn recall(&self, key: &Hash, now_s: u64) -> Option<Arc<Live>> {
+        let found = self.remembered.get(key)?;
+        let same = found.generation == self.generation.load(Ordering::Acquire);
+        (same && now_s < found.until_s).then_some(found.live)
+    }
+}
+
+impl Installation {
+    /// INVARIANT 6 — judges a session token for this gateway: signed in its
+    /// scope, in the log, admitted, in time, not revoked, its role configured.
+    ///
+    /// # Errors
+    /// The refusal, to be recorded. Where it shows a key of ours in other
+    /// hands, the alarm is on record before this returns, whatever becomes of
+    /// the request (ruling 23).
+    pub async fn judge(&self, text: &str, purpose: Purpose, origin: &Origin) -> Result<Arc<Live>, Unauthenticated> {
+        let now_s = self.clock.now_us() / 1_000_000;
+        if text.len() > SESSION_TOKEN_BYTES_MAX {
+            let refusal = Refusal::Malformed(ringfence_format::session::BadSession::TooLong);
+            return Err(Unauthenticated::of_token(refusal, None, None, origin.clone()));
+        }
+        let name = remembered_as(text, purpose);
+        let generation = self.sessions.generation.load(Ordering::Acquire);
+        if let Some(live) = self.sessions.recall(&name, now_s) {
+            return Ok(live);
+        }
+        let token = SessionToken::parse(text);
+        let token = token.map_err(|bad| Unauthenticated::of_token(bad.into(), None, None, origin.clone()))?;
+        let verified = match self.verify(token.clone(), purpose, now_s) {
+            Ok(verified) => verified,
+            Err(refusal) => {
+                self.sound(&token, &refusal).await;
+                return Err(Unauthenticated::of_token(refusal, Some(&token), None, origin.clone()));
+            }
+        };
+        let live = self.live(verified).map_err(|reason| {
+            Unauthenticated::of_session(reason, token.claimed(), None, origin.clone())
+        })?;
+        let until_s = live.session.claims().until_s;
+        let live = Arc::new(live);
+        self.sessions.remembered.insert(name, Remembered { generation, until_s, live: live.clone() });
+        Ok(live)
+    }
+
+    fn verify(&self, token: SessionToken, purpose: Purpose, now_s: u64) -> Result<Verified, Refusal> {
+        let keys = self.authority.keys();
+        let signed = token.check_signature(&keys, purpose, self.sessions.gateway(), now_s)?;
+        // This gateway holds the log itself: what stands there counts, not
+        // what the receipt says of it.
+        let index = signed.receipt().map(|receipt| receipt.index);
+        let entry = match index.map(|index| self.log.entry(index)) {
+            None => return Err(Refusal::NotIssued("no receipt is stapled to it".to_owned())),
+            Some(Err(error)) => return Err(Refusal::NotIssued(error.to_string())),
+            Some(Ok(entry)) => entry,
+        };
+        signed.check_issued(Issued::Entry(&entry), &keys, &self.authority.revocations())
+    }
+
+    /// With what its role has now, and the secret of its key.
+    fn live(&self, verified: Verified) -> Result<Live, AuthnReason> {
+        let claims = verified.claims();
+        let rights = self.rights_of(claims, verified.policy()).ok_or(AuthnReason::NoRole)?;
+        let secret = self.secret_of(claims).map_err(|error| {
+            tracing::error!("the secret of a session cannot be derived: {error}");
+            AuthnReason::NoRole
+        })?;
+        Ok(Live { session: Session::new(verified, rights), secret })
+    }
+
+    /// Raises what must not go unseen.
+    async fn sound(&self, token: &SessionToken, refusal: &Refusal) {
+        let kind = match refusal {
+            Refusal::NotIssued(_) => AlarmKind::SigValidNotIssued,
+            Refusal::KeyOutsideScope { .. } | Refusal::KeySites(_) => AlarmKind::KeyOutsideScope,
+            Refusal::RetiredKey { .. } => AlarmKind::RetiredKey,
+            _ => return,
+        };
+        let claims = token.claimed();
+        let known = self.catalog().tenant(&claims.tenant).is_some_and(|row| row.realm == claims.realm);
+        let detail = format!(
+            "{refusal}; key {}, session {}, principal {}, role {}, token {}",
+            token.kid(),
+            hex::encode(claims.session),
+            claims.principal,
+            claims.role,
+            hex::encode(token.sha256())
+        );
+        let (realm, tenant) = (Some(claims.realm.clone()), Some(claims.tenant.clone()).filter(|_| known));
+        self.alarms.raise(Alarm { kind, realm, tenant, detail, of: None }).await;
+    }
+}
+
+/// Nothing but the very same token for the same purpose is recalled.
+fn remembered_as(text: &str, purpose: Purpose) -> Hash {
+    let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    hash.update(purpose.as_str().as_bytes());
+    hash.update(&[0]);
+    hash.update(text.as_bytes());
+    hash.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
