@@ -1,6 +1,6 @@
 //! `Ask`: what somebody wants to do, and on what.
 
-use ringfence_format::names::{BucketId, BucketName, Label, ObjectKey, ObjectVersion, SiteId, Tenant};
+use ringfence_format::names::{BucketId, BucketName, Label, ObjectKey, ObjectVersion, Principal, SiteId, Tenant};
 use ringfence_format::record::Resource;
 use ringfence_format::redo::Bucket;
 
@@ -35,6 +35,7 @@ pub struct Ask {
 pub(crate) enum On {
     Installation,
     Tenant(Tenant),
+    Role(Tenant, Principal),
     Bucket(InBucket),
     Object(InBucket, ObjectKey),
 }
@@ -64,6 +65,11 @@ impl Ask {
     /// About a tenant: its buckets' names, its keys.
     pub fn on_tenant(op: &'static str, tenant: &Tenant) -> Self {
         Self { on: On::Tenant(tenant.clone()), ..Self::on_installation(op) }
+    }
+
+    /// About a role of a tenant: a session in it.
+    pub fn on_role(op: &'static str, tenant: &Tenant, role: &Principal) -> Self {
+        Self { on: On::Role(tenant.clone(), role.clone()), ..Self::on_installation(op) }
     }
 
     /// About a bucket, which may be one that is about to be made. `label` is
@@ -111,7 +117,7 @@ impl Ask {
     pub(crate) fn owner(&self) -> Option<&Tenant> {
         match &self.on {
             On::Installation => None,
-            On::Tenant(tenant) => Some(tenant),
+            On::Tenant(tenant) | On::Role(tenant, _) => Some(tenant),
             On::Bucket(bucket) | On::Object(bucket, _) => Some(&bucket.tenant),
         }
     }
@@ -119,7 +125,14 @@ impl Ask {
     pub(crate) fn bucket(&self) -> Option<&InBucket> {
         match &self.on {
             On::Bucket(bucket) | On::Object(bucket, _) => Some(bucket),
-            On::Installation | On::Tenant(_) => None,
+            On::Installation | On::Tenant(_) | On::Role(..) => None,
+        }
+    }
+
+    pub(crate) fn role(&self) -> Option<&Principal> {
+        match &self.on {
+            On::Role(_, role) => Some(role),
+            _ => None,
         }
     }
 

@@ -12,10 +12,13 @@
 //! allowed that no policy permits. This crate does no I/O: texts, keys and
 //! time come in as arguments.
 
+pub mod admission;
 pub mod ask;
+pub mod authority;
 pub mod caller;
 pub mod keys;
 pub mod labels;
+pub mod manifests;
 pub mod noise;
 pub mod permit;
 pub mod placement;
@@ -23,6 +26,7 @@ pub mod policy;
 pub mod setting;
 
 pub use ask::Ask;
+pub use authority::Authority;
 pub use caller::Caller;
 pub use keys::Keys;
 pub use labels::{LABEL_TAG, LabelRules, Labels};

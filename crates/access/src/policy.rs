@@ -46,13 +46,22 @@ pub enum Act {
     List,
     LowerLabel,
     Administer,
+    Issue,
     Place,
 }
 
 impl Act {
     /// All of them, in the order of the schema.
-    pub const ALL: [Self; 7] =
-        [Self::Read, Self::Write, Self::Delete, Self::List, Self::LowerLabel, Self::Administer, Self::Place];
+    pub const ALL: [Self; 8] = [
+        Self::Read,
+        Self::Write,
+        Self::Delete,
+        Self::List,
+        Self::LowerLabel,
+        Self::Administer,
+        Self::Issue,
+        Self::Place,
+    ];
 
     /// Its name in policies.
     pub fn as_str(self) -> &'static str {
@@ -63,6 +72,7 @@ impl Act {
             Self::List => "List",
             Self::LowerLabel => "LowerLabel",
             Self::Administer => "Administer",
+            Self::Issue => "Issue",
             Self::Place => "Place",
         }
     }

@@ -803,6 +803,7 @@ fn access_table() -> String {
                 .iter()
                 .map(|of| match act {
                     Act::List => Ask::on_bucket("s3:ListObjectsV2", &bucket, of),
+                    Act::Issue => Ask::on_role("sts:AssumeRole", &owner, &alice),
                     Act::LowerLabel => object(&bucket, "public").lowering_from(of),
                     _ => object(&bucket, of.as_str()),
                 })

@@ -112,8 +112,8 @@ pub(super) fn unknown_word(attribute: &str, word: &str) -> Option<String> {
         "op" if word.starts_with("s3:") && !S3_OPS.contains(&word) => {
             Some(format!("no operation is called `{word}`: S3 operations are written like `s3:GetObject`"))
         }
-        "op" if !["s3:", "admin:", "system:"].iter().any(|area| word.starts_with(area)) => {
-            Some(format!("no operation is called `{word}`: operations begin with `s3:`, `admin:` or `system:`"))
+        "op" if !["s3:", "sts:", "admin:", "system:"].iter().any(|area| word.starts_with(area)) => {
+            Some(format!("no operation is called `{word}`: operations begin with `s3:`, `sts:`, `admin:` or `system:`"))
         }
         "jurisdiction" if word.len() != 2 || !word.bytes().all(|c| c.is_ascii_uppercase()) => {
             Some(format!("`{word}` is not a jurisdiction: use an ISO 3166-1 code such as `DE`, in capitals"))

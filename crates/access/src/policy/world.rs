@@ -137,6 +137,13 @@ fn resource(ask: &Ask, with_key: bool, entities: &mut Vec<Entity>) -> Result<Ent
     match &ask.on {
         On::Installation => Ok(uid("Installation", "ringfence")),
         On::Tenant(tenant) => Ok(add_tenant(tenant, entities)),
+        On::Role(tenant, role) => {
+            let owner = add_tenant(tenant, entities);
+            let this = uid("Role", &format!("{tenant}/{role}"));
+            let facts = [("tenant", Expression::new_entity_uid(owner.clone())), ("name", text(role.as_str()))];
+            entities.push(entity(&this, [owner], facts)?);
+            Ok(this)
+        }
         On::Bucket(bucket) => add_bucket(bucket, entities),
         On::Object(bucket, key) => {
             // What no policy looks at is left out, so that decisions about
@@ -196,7 +203,7 @@ fn text(text: &str) -> Expression {
 
 fn uid(kind: &'static str, id: &str) -> EntityUid {
     static TYPES: LazyLock<HashMap<&'static str, EntityTypeName>> = LazyLock::new(|| {
-        let kinds = ["Label", "Installation", "Tenant", "Principal", "Bucket", "Object", "Site", "Action"];
+        let kinds = ["Label", "Installation", "Tenant", "Principal", "Role", "Bucket", "Object", "Site", "Action"];
         kinds.map(|kind| (kind, kind.parse().expect("an identifier"))).into()
     });
     EntityUid::from_type_name_and_id(TYPES[kind].clone(), EntityId::new(id))
