@@ -28,13 +28,20 @@ pub struct Admitted {
     tenant: Tenant,
 }
 
-impl Admitted {
+/// Evidence that an issuance was admitted: the vault signs nothing else with
+/// an admission key.
+pub trait Admits {
     /// What was admitted.
-    pub fn draft(&self) -> &IssuanceDraft {
+    fn draft(&self) -> &IssuanceDraft;
+    /// For whom; the draft names a pseudonym only.
+    fn tenant(&self) -> &Tenant;
+}
+
+impl Admits for Admitted {
+    fn draft(&self) -> &IssuanceDraft {
         &self.draft
     }
-    /// For whom; the draft names a pseudonym only.
-    pub fn tenant(&self) -> &Tenant {
+    fn tenant(&self) -> &Tenant {
         &self.tenant
     }
 }

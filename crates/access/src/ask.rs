@@ -132,6 +132,13 @@ impl Ask {
         }
     }
 
+    pub(crate) fn role(&self) -> Option<&Principal> {
+        match &self.on {
+            On::Role { role, .. } => Some(role),
+            _ => None,
+        }
+    }
+
     pub(crate) fn key(&self) -> Option<&ObjectKey> {
         match &self.on {
             On::Object(_, key) => Some(key),

@@ -275,7 +275,9 @@ impl Who {
             role: claims.map(|claims| claims.role.clone()),
             issued: session.map(|session| session.verified().index()),
             signed_by: session.map(|session| session.verified().kid().to_string()),
-            issuer: claims.map(|c| c.issuer.to_string()).or_else(|| self.shown.as_ref().map(|shown| shown.0.to_string())),
+            issuer: claims
+                .map(|c| c.issuer.to_string())
+                .or_else(|| self.shown.as_ref().map(|shown| shown.0.to_string())),
             issuer_subject: self.shown.clone().map(|shown| shown.1),
         }
     }

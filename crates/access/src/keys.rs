@@ -15,8 +15,8 @@ use arc_swap::ArcSwap;
 use ringfence_format::names::{KeyId, Principal, Realm, Tenant};
 use ringfence_format::record::{ActorKind, Seq};
 use ringfence_format::redo::StaticKeyRow;
-use ringfence_format::session::Revocations;
 
+use crate::authority::Authority;
 use crate::caller::{Caller, Who};
 use crate::permit::{Denial, Permit};
 use crate::placement::Placement;
@@ -66,14 +66,14 @@ impl KeyEntry {
 #[derive(Debug, Default)]
 pub struct Keys {
     table: ArcSwap<HashMap<KeyId, Arc<KeyEntry>>>,
-    revocations: ArcSwap<Revocations>,
+    authority: Arc<Authority>,
 }
 
 impl Keys {
     /// The keys the catalogue knows at start.
     pub fn new(entries: impl IntoIterator<Item = KeyEntry>) -> Self {
         let table = entries.into_iter().map(|entry| (entry.id.clone(), Arc::new(entry))).collect();
-        Self { table: ArcSwap::from_pointee(table), revocations: ArcSwap::default() }
+        Self { table: ArcSwap::from_pointee(table), authority: Arc::default() }
     }
 
     /// What is known of a key.
@@ -119,15 +119,16 @@ impl Keys {
         before.contains_key(id)
     }
 
-    /// The revocations in force from here on.
-    pub fn follow(&self, revocations: Arc<Revocations>) {
-        self.revocations.store(revocations);
+    /// The same under an authority: sessions that it revokes are refused.
+    #[must_use]
+    pub fn under(self, authority: Arc<Authority>) -> Self {
+        Self { authority, ..self }
     }
 
     /// The record that revoked a session, if one did.
     pub fn revoked(&self, session: &Session) -> Option<Seq> {
         let verified = session.verified();
-        self.revocations.load().of(verified.claims(), verified.kid(), verified.index())
+        self.authority.revocations().of(verified.claims(), verified.kid(), verified.index())
     }
 
     /// Whether who acts may still act. Asked again by the commit writer and,

@@ -14,10 +14,12 @@
 
 pub mod admission;
 pub mod ask;
+pub mod authority;
 pub mod caller;
 pub mod evidence;
 pub mod keys;
 pub mod labels;
+pub mod manifests;
 pub mod narrowing;
 pub mod noise;
 pub mod permit;
@@ -29,6 +31,7 @@ pub mod setting;
 mod strict;
 
 pub use ask::Ask;
+pub use authority::Authority;
 pub use caller::Caller;
 pub use evidence::{Issuers, VerifiedEvidence};
 pub use keys::Keys;

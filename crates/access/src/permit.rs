@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use ringfence_format::limits;
-use ringfence_format::names::{ObjectVersion, Realm, Tenant};
+use ringfence_format::names::{ObjectVersion, Principal, Realm, Tenant};
 use ringfence_format::record::{Core, Decision, Op, Phase, Record, Resource, TimeUs};
 use ringfence_log::{Class, Entry};
 
@@ -125,6 +125,14 @@ impl<A: Action> Permit<A> {
     /// In which realm.
     pub fn realm(&self) -> &Realm {
         self.ask.object.as_ref().map_or(&self.who.realm, |object| &object.realm)
+    }
+    /// Who acts.
+    pub fn principal(&self) -> &Principal {
+        &self.who.principal
+    }
+    /// The role it is about, where it is about one.
+    pub fn role(&self) -> Option<&Principal> {
+        self.ask.role()
     }
     /// The operation, such as `s3:GetObject`.
     pub fn op(&self) -> &'static str {
