@@ -52,14 +52,13 @@ impl Checkpoint {
 
     /// The signed note: the text and one signature line.
     pub fn to_note(&self, key: &VerifierKey, signature: &[u8; 64]) -> String {
-        format!("{}\n{}", self.to_text(), signature_line(key, signature))
+        format!("{}\n{}", self.to_text(), signature_line(&key.name, key.id(), signature))
     }
 }
 
-fn signature_line(key: &VerifierKey, signature: &[u8; 64]) -> String {
-    let mut bytes = key.id().to_vec();
-    bytes.extend_from_slice(signature);
-    format!("— {} {}\n", key.name, BASE64.encode(bytes))
+/// A line of a note: whose signature, and the signature.
+pub(crate) fn signature_line(name: &str, id: [u8; 4], signature: &[u8]) -> String {
+    format!("— {name} {}\n", BASE64.encode([&id[..], signature].concat()))
 }
 
 /// Checks a note's signature and reads the checkpoint in it, whose origin must
@@ -77,6 +76,20 @@ pub fn verify(note: &str, key: &VerifierKey) -> Result<Checkpoint, BadCheckpoint
 /// by other keys are ignored; one by this key that does not verify refuses
 /// the note.
 pub fn verify_note<'a>(note: &'a str, key: &VerifierKey) -> Result<&'a str, BadCheckpoint> {
+    let (text, signatures) = parts(note)?;
+    let mine = signatures.iter().find(|(name, bytes)| *name == key.name && bytes[..4] == key.id());
+    match mine {
+        None => Err(BadCheckpoint::Unsigned(key.to_string())),
+        Some((_, bytes)) if key.signed(text.as_bytes(), &bytes[4..]) => Ok(text),
+        Some(_) => Err(BadCheckpoint::Signature(key.name.clone())),
+    }
+}
+
+/// The name in a signature line, with the key id (4 bytes) and signature.
+pub(crate) type Signature<'a> = (&'a str, Vec<u8>);
+
+/// A note's text and its signatures, none of them checked.
+pub(crate) fn parts(note: &str) -> Result<(&str, Vec<Signature<'_>>), BadCheckpoint> {
     let bad = BadCheckpoint::Syntax;
     if note.len() > NOTE_BYTES_MAX {
         return Err(bad("longer than 64 KiB"));
@@ -90,18 +103,8 @@ pub fn verify_note<'a>(note: &'a str, key: &VerifierKey) -> Result<&'a str, BadC
     if lines.split('\n').count() > SIGNATURES_MAX {
         return Err(bad("too many signatures"));
     }
-    let mut verified = false;
-    for line in lines.split('\n') {
-        let (name, bytes) = parse_signature(line).ok_or(bad("a signature line is malformed"))?;
-        let (id, signature) = bytes.split_at(4);
-        if name == key.name && id == key.id() && !verified {
-            if !key.signed(text.as_bytes(), signature) {
-                return Err(BadCheckpoint::Signature(key.name.clone()));
-            }
-            verified = true;
-        }
-    }
-    if verified { Ok(text) } else { Err(BadCheckpoint::Unsigned(key.to_string())) }
+    let signatures: Option<_> = lines.split('\n').map(parse_signature).collect();
+    Ok((text, signatures.ok_or(bad("a signature line is malformed"))?))
 }
 
 fn parse_signature(line: &str) -> Option<(&str, Vec<u8>)> {
@@ -110,7 +113,7 @@ fn parse_signature(line: &str) -> Option<(&str, Vec<u8>)> {
     name_is_valid(name).then_some((name, bytes))
 }
 
-fn name_is_valid(name: &str) -> bool {
+pub(crate) fn name_is_valid(name: &str) -> bool {
     !name.is_empty() && !name.chars().any(|c| c.is_whitespace() || c.is_control() || c == '+')
 }
 
@@ -174,20 +177,37 @@ impl VerifierKey {
 
     /// First 4 bytes of SHA-256(name ‖ 0x0a ‖ type ‖ public key).
     pub fn id(&self) -> [u8; 4] {
-        let mut bytes = self.name.clone().into_bytes();
-        bytes.extend_from_slice(&[b'\n', ED25519_TYPE]);
-        bytes.extend_from_slice(&self.public);
-        let hash = sha256(&bytes);
-        [hash[0], hash[1], hash[2], hash[3]]
+        key_id(&self.name, ED25519_TYPE, &self.public)
     }
 }
 
 impl fmt::Display for VerifierKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut key = vec![ED25519_TYPE];
-        key.extend_from_slice(&self.public);
-        write!(f, "{}+{}+{}", self.name, hex::encode(self.id()), BASE64.encode(key))
+        f.write_str(&vkey_text(&self.name, ED25519_TYPE, &self.public))
     }
+}
+
+/// Signed-note: what names a key beside its name.
+pub(crate) fn key_id(name: &str, kind: u8, public: &[u8; 32]) -> [u8; 4] {
+    let hash = sha256(&[name.as_bytes(), &[b'\n', kind], public].concat());
+    [hash[0], hash[1], hash[2], hash[3]]
+}
+
+/// Signed-note: a verifier key as text.
+pub(crate) fn vkey_text(name: &str, kind: u8, public: &[u8; 32]) -> String {
+    let key = BASE64.encode([&[kind], &public[..]].concat());
+    format!("{name}+{}+{key}", hex::encode(key_id(name, kind, public)))
+}
+
+/// Name and public key of a verifier key of this kind.
+pub(crate) fn parse_vkey(text: &str, kind: u8) -> Option<(&str, [u8; 32])> {
+    let (name, rest) = text.trim_end_matches('\n').split_once('+')?;
+    let (id, key) = rest.split_once('+')?;
+    let key = BASE64.decode(key).ok()?;
+    let (found, public) = key.split_first()?;
+    let public: [u8; 32] = public.try_into().ok()?;
+    let right = *found == kind && name_is_valid(name) && id == hex::encode(key_id(name, kind, &public));
+    right.then_some((name, public))
 }
 
 impl fmt::Debug for VerifierKey {
@@ -200,15 +220,8 @@ impl FromStr for VerifierKey {
     type Err = BadCheckpoint;
 
     fn from_str(text: &str) -> Result<Self, BadCheckpoint> {
-        let parse = || {
-            let (name, rest) = text.trim_end_matches('\n').split_once('+')?;
-            let (id, key) = rest.split_once('+')?;
-            let key = BASE64.decode(key).ok()?;
-            let (kind, public) = key.split_first()?;
-            let parsed = Self::new(name, public.try_into().ok()?).ok()?;
-            (*kind == ED25519_TYPE && id == hex::encode(parsed.id())).then_some(parsed)
-        };
-        parse().ok_or_else(|| BadCheckpoint::Key(text.chars().take(200).collect()))
+        let parsed = parse_vkey(text, ED25519_TYPE).map(|(name, public)| Self { name: name.to_owned(), public });
+        parsed.ok_or_else(|| BadCheckpoint::Key(text.chars().take(200).collect()))
     }
 }
 

@@ -18,4 +18,5 @@ pub mod record;
 pub mod redo;
 pub mod session;
 pub mod tile;
+pub mod witness;
 pub mod wrap;

@@ -77,6 +77,10 @@ pub const ALARMS_WAITING_MAX: usize = 10_000;
 /// count for each kind, so that a flood costs a bounded number of records.
 pub const ALARM_SUBJECTS_MAX: usize = 1024;
 
+/// Witnesses of one log. C2SP tlog-policy asks readers for 32 at least; a note
+/// has room for as many signatures and the log's own.
+pub const WITNESSES_MAX: usize = 32;
+
 const _: () = assert!(PUBLIC_ENTRY_BYTES_MAX + 33 <= u16::MAX as usize, "tlog-tiles: u16 before each entry");
 const _: () = assert!(PACKED_CHUNK_BYTES_MAX <= CHUNK_BYTES_MAX);
 const _: () = assert!(CHUNK_BYTES_MAX.is_multiple_of(SEGMENT_BYTES));
