@@ -5,14 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::sync::Cache;
-use ringfence_access::Session;
 use ringfence_access::caller::{AuthnReason, Origin, Unauthenticated};
-use ringfence_format::leaf::Hash;
-use ringfence_format::names::{KeyId, SiteId};
-use ringfence_format::session::{Issued, Purpose, Refusal, SESSION_TOKEN_BYTES_MAX, SessionToken, Verified};
-use ringfence_vault::SecretText;
+use ringfence_access::keys::KeyState;
+use ringfence_access::session::Rule;
+use ringfence_access::{Narrowing, Rights, Session};
+use ringfence_format::leaf::{Hash, sha256};
+use ringfence_format::names::{KeyId, Realm, SiteId, Tenant};
+use ringfence_format::session::{
+    BadSession, Claims, Issued, Purpose, Refusal, SESSION_TOKEN_BYTES_MAX, SessionToken, Verified,
+};
+use ringfence_vault::{SecretText, VaultError};
+use zeroize::Zeroizing;
 
 use crate::alarm::{Alarm, AlarmKind};
+use crate::flows::issue::BETWEEN_POLICIES;
 use crate::installation::Installation;
 
 /// Tokens that are remembered at a time; one more is judged again each time it
@@ -84,7 +90,7 @@ impl Installation {
     pub async fn judge(&self, text: &str, purpose: Purpose, origin: &Origin) -> Result<Arc<Live>, Unauthenticated> {
         let now_s = self.clock.now_us() / 1_000_000;
         if text.len() > SESSION_TOKEN_BYTES_MAX {
-            let refusal = Refusal::Malformed(ringfence_format::session::BadSession::TooLong);
+            let refusal = Refusal::Malformed(BadSession::TooLong);
             return Err(Unauthenticated::of_token(refusal, None, None, origin.clone()));
         }
         let name = remembered_as(text, purpose);
@@ -111,7 +117,7 @@ impl Installation {
     }
 
     fn verify(&self, token: SessionToken, purpose: Purpose, now_s: u64) -> Result<Verified, Refusal> {
-        let keys = self.authority.keys();
+        let keys = self.authority().keys();
         let signed = token.check_signature(&keys, purpose, self.sessions.gateway(), now_s)?;
         // This gateway holds the log itself: what stands there counts, not
         // what the receipt says of it.
@@ -121,7 +127,7 @@ impl Installation {
             Some(Err(error)) => return Err(Refusal::NotIssued(error.to_string())),
             Some(Ok(entry)) => entry,
         };
-        signed.check_issued(Issued::Entry(&entry), &keys, &self.authority.revocations())
+        signed.check_issued(Issued::Entry(&entry), &keys, &self.authority().revocations())
     }
 
     /// With what its role has now, and the secret of its key.
@@ -160,9 +166,52 @@ impl Installation {
 
 /// Nothing but the very same token for the same purpose is recalled.
 fn remembered_as(text: &str, purpose: Purpose) -> Hash {
-    let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    hash.update(purpose.as_str().as_bytes());
-    hash.update(&[0]);
-    hash.update(text.as_bytes());
-    hash.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
+    sha256(&[purpose.as_str().as_bytes(), &[0], text.as_bytes()].concat())
+}
+
+/// What a session's role and policies leave, and what its key signs with.
+impl Installation {
+    /// The secret of a session's key.
+    ///
+    /// # Errors
+    /// The tenant has no keys here.
+    pub fn secret_of(&self, claims: &Claims) -> Result<SecretText, VaultError> {
+        let key = KeyId::parse(&claims.confirmation).map_err(|_| VaultError::UnknownKekId)?;
+        self.vault.session_secret(&claims.realm, &claims.tenant, &key, &claims.session)
+    }
+
+    /// The rights of a role as it is configured now, narrowed by the policies
+    /// stapled to the token, and by the role of the session it comes from.
+    fn rights_of(&self, claims: &Claims, policies: Option<&str>) -> Option<Rights> {
+        let roles = self.roles();
+        let own = roles.find(&claims.tenant, &claims.role)?;
+        let mut rights = Rights::up_to(own.max_label.clone()).narrowed(Rule::Role, own.narrowing.clone());
+        if let Some(parent) = &claims.parent {
+            let parent = roles.find(&claims.tenant, &parent.role)?;
+            let above = Rights::up_to(parent.max_label.clone()).narrowed(Rule::Role, parent.narrowing.clone());
+            rights = rights.within(&above, self.labels.labels());
+        }
+        for policy in policies.into_iter().flat_map(|all| all.split(BETWEEN_POLICIES)) {
+            rights = rights.narrowed(Rule::SessionPolicy, Narrowing::parse(policy).ok()?);
+        }
+        Some(rights)
+    }
+
+    /// The secret of a static key that may be used, with whose it is.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn static_secret(&self, id: &KeyId) -> Result<(Zeroizing<String>, Realm, Tenant), AuthnReason> {
+        let entry = self.keys.find(id).ok_or(AuthnReason::UnknownKey)?;
+        if entry.state != KeyState::Active {
+            return Err(AuthnReason::Disabled);
+        }
+        let row = self.catalog().static_key(id).ok_or(AuthnReason::UnknownKey)?;
+        let secret = self.vault.secret_for(&entry.realm, &entry.tenant, id, &row.row.sealed_secret);
+        let secret = secret.map_err(|error| {
+            tracing::error!("the secret of `{id}` cannot be opened: {error}");
+            AuthnReason::UnknownKey
+        })?;
+        Ok((Zeroizing::new(secret.expose_secret().to_owned()), entry.realm.clone(), entry.tenant.clone()))
+    }
 }
