@@ -75,8 +75,9 @@ impl Vault {
 fn is_restored(keys: &Path, exported: &Exported, unlock: &Unlock) -> bool {
     let path = keys.join(exported.owner.file_name());
     path.exists()
-        && Keyring::open(&path, unlock, &|_| Ok(()))
-            .is_ok_and(|there| *there.owner() == exported.owner && there.all() == exported.rows)
+        && Keyring::open(&path, unlock, &|_| Ok(())).is_ok_and(|there| {
+            *there.owner() == exported.owner && there.all() == exported.rows && there.trust() == exported.trust.as_ref()
+        })
 }
 
 fn read(path: &Path, passphrase: Passphrase) -> Result<Vec<Exported>, VaultError> {

@@ -7,6 +7,7 @@ use ringfence_format::envelope::EnvelopeError;
 use ringfence_format::floe::FloeError;
 use ringfence_format::head::HeadError;
 use ringfence_format::names::{Realm, Tenant};
+use ringfence_format::session::{BadSession, Scope};
 
 /// Why the vault did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -170,6 +171,34 @@ pub enum VaultError {
         /// How many.
         heads: u64,
     },
+
+    // --- session keys ---
+    /// No key of the scope may sign now.
+    #[error(
+        "no key of scope {scope} may sign now ({why}): issuing stops until a manifest with a fresh key is in force, see `ringfence keys list`"
+    )]
+    KeyOverdue {
+        /// Where.
+        scope: Box<Scope>,
+        /// Why not.
+        why: &'static str,
+    },
+    /// What is to be signed says something that its key may not say.
+    #[error("the session is not signed: {0}")]
+    OutsideScope(&'static str),
+    /// The payload does not fit.
+    #[error("the session is not signed: {0}")]
+    Session(#[from] BadSession),
+    /// Fewer revocations are in the catalogue than were on record.
+    #[error(
+        "revocations of realm `{0}` that are on record are not in the catalogue: move it and its `-wal` and `-shm` files away and run `ringfence recover`"
+    )]
+    RevocationsLost(Realm),
+    /// The realm's root is not here.
+    #[error(
+        "the root of realm `{0}` is offline: make a request with `ringfence keys manifest request` and sign it there"
+    )]
+    OfflineRoot(Realm),
 
     // --- the caller brought evidence for something else ---
     /// The permit or receipt is about another object, or about none.

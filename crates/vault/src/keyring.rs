@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::{constant_time, digest, hmac};
 use ringfence_format::names::{Realm, Tenant};
+use ringfence_format::session::{self, PublicKey};
 use ringfence_format::wrap::Place;
 
 use crate::durable::{self, Existing};
@@ -90,6 +91,12 @@ pub(crate) enum Purpose {
     /// Authenticates the keyring itself.
     #[n(5)]
     Integrity,
+    /// Signs sessions of one scope (Ed25519 seed).
+    #[n(6)]
+    SessionIssuer,
+    /// Signs what is admitted into the log for one tenant (Ed25519 seed).
+    #[n(7)]
+    Admission,
 }
 
 impl Purpose {
@@ -101,6 +108,8 @@ impl Purpose {
             Self::LogSigning => "log signing",
             Self::NamedSecret => "named secret",
             Self::Integrity => "keyring integrity",
+            Self::SessionIssuer => "session issuer",
+            Self::Admission => "admission",
         }
     }
 }
@@ -128,6 +137,59 @@ pub(crate) struct Row {
     /// Named secrets: the secret, sealed under the wrapped key.
     #[cbor(n(6), with = "minicbor::bytes")]
     pub(crate) sealed: Vec<u8>,
+    /// Session issuers and admission keys: where and when they act. INVARIANT
+    /// 2: part of the wrap's place.
+    #[n(7)]
+    pub(crate) signs: Option<Signs>,
+}
+
+/// In what a signing key acts besides realm and tenant.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub(crate) struct Signs {
+    #[n(0)]
+    pub(crate) purpose: session::Purpose,
+    /// From when, in Unix seconds.
+    #[n(1)]
+    pub(crate) from_s: u64,
+    /// What it signed counts until then, in Unix seconds.
+    #[n(2)]
+    pub(crate) until_s: u64,
+    /// What others check it by.
+    #[n(3)]
+    pub(crate) public: PublicKey,
+}
+
+/// Whom a realm's keyring believes about session keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub(crate) struct Trust {
+    /// Pinned roots, each with the manifest it took over at; the last counts.
+    #[n(0)]
+    pub(crate) roots: Vec<Root>,
+    /// The seed of the last root, wrapped, where that root is the development
+    /// root, which lies beside what it signs.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub(crate) development: Option<Vec<u8>>,
+    /// The newest manifest that was in force: sequence number, SHA-256.
+    #[n(2)]
+    pub(crate) manifest_seq: u64,
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub(crate) manifest_sha256: [u8; 32],
+    /// How many revocations were on record, and the chain over them.
+    #[n(4)]
+    pub(crate) revocations: u64,
+    #[cbor(n(5), with = "minicbor::bytes")]
+    pub(crate) revocations_sha256: [u8; 32],
+}
+
+/// See [`Trust::roots`].
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub(crate) struct Root {
+    #[n(0)]
+    pub(crate) public: PublicKey,
+    #[n(1)]
+    pub(crate) since_seq: u64,
 }
 
 #[derive(Clone, minicbor::Encode, minicbor::Decode)]
@@ -148,6 +210,9 @@ struct Body {
     /// HMAC-SHA256 over this body with an empty MAC.
     #[cbor(n(5), with = "minicbor::bytes")]
     mac: Vec<u8>,
+    /// Realms only.
+    #[n(6)]
+    trust: Option<Trust>,
 }
 
 /// An unlocked keyring. Its rows are wrapped; only [`Keyring::unwrap`] shows
@@ -171,6 +236,8 @@ pub(crate) struct Exported {
     pub(crate) generation: u64,
     #[cbor(n(3), with = "root_cbor")]
     pub(crate) root: Key32,
+    #[n(4)]
+    pub(crate) trust: Option<Trust>,
 }
 
 impl Keyring {
@@ -178,7 +245,7 @@ impl Keyring {
     pub(crate) fn create(dir: &Path, owner: Owner, unlock: &Unlock) -> Result<Self, VaultError> {
         let path = dir.join(owner.file_name());
         let Opened { provider, slot, root } = provider::create(unlock, &owner.describe(), &path)?;
-        let body = Body { owner, slot, root, generation: 0, rows: Vec::new(), mac: Vec::new() };
+        let body = Body { owner, slot, root, generation: 0, rows: Vec::new(), mac: Vec::new(), trust: None };
         let mut keyring = Self { path, body, provider };
         let row = keyring.new_row(Purpose::Integrity, None, 1, None, &random_key()?)?;
         keyring.body.rows.push(row);
@@ -241,6 +308,19 @@ impl Keyring {
         name: Option<&str>,
         key: &Key32,
     ) -> Result<Row, VaultError> {
+        self.new_signing_row(purpose, tenant, version, name, None, key)
+    }
+
+    /// As [`new_row`](Self::new_row), for a key that signs.
+    pub(crate) fn new_signing_row(
+        &self,
+        purpose: Purpose,
+        tenant: Option<&Tenant>,
+        version: u32,
+        name: Option<&str>,
+        signs: Option<Signs>,
+        key: &Key32,
+    ) -> Result<Row, VaultError> {
         let mut row = Row {
             purpose,
             tenant: tenant.cloned(),
@@ -249,15 +329,40 @@ impl Keyring {
             wrapped: Vec::new(),
             name: name.map(str::to_owned),
             sealed: Vec::new(),
+            signs,
         };
         row.wrapped = row.with_place(&self.body.owner, |place| self.provider.wrap(place, key))?;
         Ok(row)
     }
 
+    /// Wraps a seed for a place of its own, outside a row.
+    pub(crate) fn wrap(&self, place: Place<'_>, key: &Key32) -> Result<Vec<u8>, VaultError> {
+        self.provider.wrap(place, key)
+    }
+
+    /// Opens what [`wrap`](Self::wrap) made.
+    pub(crate) fn open_wrapped(&self, place: Place<'_>, wrapped: &[u8]) -> Result<Key32, VaultError> {
+        self.provider.unwrap(place, wrapped)
+    }
+
+    /// Whom it believes about session keys.
+    pub(crate) fn trust(&self) -> Option<&Trust> {
+        self.body.trust.as_ref()
+    }
+
     /// Changes the rows, durably: in memory only once the file is written.
     pub(crate) fn change(&mut self, change: impl FnOnce(&mut Vec<Row>)) -> Result<(), VaultError> {
+        self.change_body(|body| change(&mut body.rows))
+    }
+
+    /// Changes whom it believes, durably.
+    pub(crate) fn change_trust(&mut self, change: impl FnOnce(&mut Trust)) -> Result<(), VaultError> {
+        self.change_body(|body| change(body.trust.get_or_insert_default()))
+    }
+
+    fn change_body(&mut self, change: impl FnOnce(&mut Body)) -> Result<(), VaultError> {
         let mut body = self.body.clone();
-        change(&mut body.rows);
+        change(&mut body);
         body.generation += 1;
         self.write(&mut body, Existing::Replace)?;
         self.body = body;
@@ -285,6 +390,7 @@ impl Keyring {
             rows: self.body.rows.clone(),
             generation: self.body.generation,
             root: self.provider.export_root()?,
+            trust: self.body.trust.clone(),
         })
     }
 
@@ -292,8 +398,15 @@ impl Keyring {
     pub(crate) fn import(dir: &Path, from: Exported, unlock: &Unlock) -> Result<Self, VaultError> {
         let path = dir.join(from.owner.file_name());
         let Opened { provider, slot, root } = provider::adopt(unlock, &from.owner.describe(), &path, from.root)?;
-        let body =
-            Body { owner: from.owner, slot, root, generation: from.generation, rows: from.rows, mac: Vec::new() };
+        let body = Body {
+            owner: from.owner,
+            slot,
+            root,
+            generation: from.generation,
+            rows: from.rows,
+            mac: Vec::new(),
+            trust: from.trust,
+        };
         let keyring = Self { path, body, provider };
         keyring.integrity_key()?; // the rows belong to this root key
         Ok(keyring)
@@ -332,17 +445,20 @@ impl Keyring {
 }
 
 impl Row {
-    /// The place of this row's wrap: purpose, owner, tenant, version, id, name.
+    /// The place of this row's wrap: purpose, owner, tenant, version, id, name,
+    /// and, for a key that signs, in what it does.
     fn with_place<T>(&self, owner: &Owner, f: impl FnOnce(Place<'_>) -> T) -> T {
         let owner = owner.describe();
         let version = self.version.to_be_bytes();
-        let context: [&[u8]; 5] = [
+        let mut context: Vec<&[u8]> = vec![
             owner.as_bytes(),
             self.tenant.as_ref().map_or(&[], |tenant| tenant.as_str().as_bytes()),
             &version,
             &self.id,
             self.name.as_deref().unwrap_or_default().as_bytes(),
         ];
+        let signs = self.signs.as_ref().map(|signs| minicbor::to_vec(signs).expect("encoding to memory does not fail"));
+        context.extend(signs.as_deref());
         f(Place { label: self.purpose.label(), context: &context })
     }
 }

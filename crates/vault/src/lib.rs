@@ -10,19 +10,23 @@ mod backup;
 mod durable;
 mod error;
 mod evidence;
+mod issuer;
 mod keyring;
 mod open;
 mod provider;
 mod reseal;
+mod root;
 mod rotate;
 mod seal;
 mod secret;
+mod session;
 #[cfg(test)]
 mod tests;
 mod vault;
 
 pub use error::VaultError;
 pub use evidence::{Evidence, EvidenceMonth, Month};
+pub use issuer::{COUNTS_S, IssuerKey, PLANNED, SIGNS_S, signs_at};
 pub use open::{Opener, PartOpener, Plaintext, Verifier};
 pub use provider::Unlock;
 pub use reseal::{PartResealer, Resealer};

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use ringfence_access::Permit;
 use ringfence_access::permit::{Action, Read, Write};
+use ringfence_access::{Authority, Permit};
 use ringfence_format::envelope::{DataKey, Fetched};
 use ringfence_format::head::{self, KekId, Manifest};
 use ringfence_format::names::{KeyId, ObjectVersion, Realm, Tenant};
@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 use crate::durable;
 use crate::error::VaultError;
 use crate::evidence::Evidence;
+use crate::issuer::roots_of;
 use crate::keyring::{INSTALLATION_FILE, Keyring, Owner, Purpose, REALM_PREFIX, SUFFIX};
 use crate::open::{Opener, Verifier};
 use crate::provider::Unlock;
@@ -51,6 +52,7 @@ pub struct Vault {
     /// The key versions that ever sealed, and whether they still may.
     sealing: Mutex<HashMap<(Tenant, u32), Sealing>>,
     evidence: Arc<Evidence>,
+    pub(crate) authority: Arc<Authority>,
 }
 
 /// The unlocked keyrings.
@@ -135,6 +137,8 @@ impl Vault {
         let realms = open_realms(&keys, unlock)?;
         let rings = Rings { installation, realms };
         let evidence = Arc::new(Evidence::load(&rings)?);
+        let authority =
+            Arc::new(Authority::new(rings.realms.iter().map(|(realm, ring)| (realm.clone(), roots_of(ring)))));
         let development = matches!(unlock, Unlock::KeyFile(path) if *path == Self::development_key_file(dir));
         Ok(Self {
             dir: dir.into(),
@@ -144,6 +148,7 @@ impl Vault {
             leases: RwLock::default(),
             sealing: Mutex::default(),
             evidence,
+            authority,
         })
     }
 
@@ -426,7 +431,7 @@ impl Vault {
         })
     }
 
-    fn access_key(&self, realm: &Realm, tenant: &Tenant) -> Result<Arc<Key32>, VaultError> {
+    pub(crate) fn access_key(&self, realm: &Realm, tenant: &Tenant) -> Result<Arc<Key32>, VaultError> {
         self.leased(realm, tenant, |leased| leased.access.clone())
     }
 
