@@ -6,6 +6,9 @@
 //! sites, only within its day by the time the caller gives, and only while the
 //! manifest in force lists it exactly so. Where no key may, issuing stops.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
