@@ -307,7 +307,8 @@ const REQUEST_ID_CHARS: u32 = 13;
 /// RFC 4648, section 6.
 const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
-pub(crate) fn sha256(bytes: &[u8]) -> Hash {
+/// SHA-256 of some bytes.
+pub fn sha256(bytes: &[u8]) -> Hash {
     to_hash(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 

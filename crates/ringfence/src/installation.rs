@@ -17,12 +17,13 @@ mod sites;
 use std::path::Path;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use ringfence_access::keys::KeyEntry;
 use ringfence_access::labels::PrefixRule;
 use ringfence_access::noise::Noise;
 use ringfence_access::permit::Administer;
 use ringfence_access::policy::Engine;
-use ringfence_access::{Ask, Keys, LabelRules, Labels, Permit, caller};
+use ringfence_access::{Ask, Authority, Issuers, Keys, LabelRules, Labels, Permit, Roles, caller};
 use ringfence_db::clock::{Clock, SystemClock};
 use ringfence_db::disk::{Disk, RealDisk};
 use ringfence_format::names::{InstallationId, Principal, Realm, SiteId, Tenant};
@@ -36,6 +37,9 @@ use ringfence_vault::{Passphrase, Unlock, Vault};
 use crate::alarm::Alarms;
 use crate::cli::{Failure, Kind};
 use crate::config::{self, Config};
+use crate::flows::issue::Reuse;
+use crate::sessions::Sessions;
+use crate::sts::World;
 
 pub use credentials::{CredentialsFile, NewKey};
 pub use lock::DataDir;
@@ -79,6 +83,14 @@ pub struct Installation {
     pub keys: Arc<Keys>,
     /// Where labels come from.
     pub labels: Arc<LabelRules>,
+    /// Identity providers and their keys.
+    issuers: ArcSwap<Issuers>,
+    /// What sessions may do, and who may have one.
+    roles: ArcSwap<Roles>,
+    /// Sessions that were judged at this gateway.
+    pub sessions: Sessions,
+    /// How often evidence was exchanged.
+    pub reuse: Reuse,
     /// Refusals of nobody in particular, until their minute is over.
     pub noise: Arc<Noise>,
     /// Where alarms are raised.
@@ -139,7 +151,9 @@ impl Installation {
         let engine = Arc::new(policies::start(&path, &config, &store, &log, &*clock).await?);
         let realm = config.realm.clone();
         let alarms = Alarms::open(&path, log.clone(), config.alarm.webhook.is_some());
-        let keys = Arc::new(Keys::new(key_entries(&store, &log, &realm)));
+        let keys = Arc::new(Keys::new(key_entries(&store, &log, &realm)).under(vault.authority().clone()));
+        let gateway = gateway(&config)?;
+        let (issuers, roles) = sessions(&config, &log)?;
         let installation = Self {
             config,
             clock,
@@ -149,6 +163,10 @@ impl Installation {
             engine,
             keys,
             labels,
+            issuers: ArcSwap::new(issuers),
+            roles: ArcSwap::new(roles),
+            sessions: Sessions::at(gateway),
+            reuse: Reuse::default(),
             noise: Arc::default(),
             alarms,
             realm,
@@ -179,6 +197,18 @@ impl Installation {
     /// Every key.
     pub fn vault(&self) -> &Arc<Vault> {
         &self.vault
+    }
+    /// What gives keys their power: manifests in force, revocations.
+    pub fn authority(&self) -> &Arc<Authority> {
+        self.vault.authority()
+    }
+    /// Identity providers and their keys.
+    pub fn issuers(&self) -> Arc<Issuers> {
+        self.issuers.load_full()
+    }
+    /// What sessions may do, and who may have one.
+    pub fn roles(&self) -> Arc<Roles> {
+        self.roles.load_full()
     }
     /// Every record.
     pub fn log(&self) -> &Arc<Log> {
@@ -535,6 +565,22 @@ fn label_rules(config: &Config) -> Result<LabelRules, Failure> {
         label: rule.label.clone(),
     });
     LabelRules::new(labels, defaults.collect(), rules.collect()).map_err(|e| wrong(&e))
+}
+
+/// The site that this gateway stands at: the first private one.
+fn gateway(config: &Config) -> Result<SiteId, Failure> {
+    let home = config.site.iter().find(|site| site.kind == config::SiteKind::Private);
+    let none = || Failure::new(Kind::Configuration, "no site is private: a gateway stands at home");
+    home.map(|site| site.id.clone()).ok_or_else(none)
+}
+
+/// Who may get a session, by the configuration; nothing is fetched yet.
+fn sessions(config: &Config, log: &Arc<Log>) -> Result<(Arc<Issuers>, Arc<Roles>), Failure> {
+    let wrong = |e: &dyn std::fmt::Display| Failure::new(Kind::Configuration, e);
+    let entries = config.issuers().map_err(|e| wrong(&e))?;
+    let issuers = Issuers::new(entries, Arc::new(World::new(log.clone()))).map_err(|e| wrong(&e))?;
+    let roles = Roles::new(config.roles().map_err(|e| wrong(&e))?);
+    Ok((Arc::new(issuers), Arc::new(roles)))
 }
 
 fn key_entries(store: &Store, log: &Log, realm: &Realm) -> Vec<KeyEntry> {

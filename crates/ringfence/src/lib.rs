@@ -17,6 +17,7 @@ mod installation;
 mod retention;
 mod s3;
 mod serve;
+mod sessions;
 mod sts;
 mod telemetry;
 mod upkeep;

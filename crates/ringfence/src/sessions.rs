@@ -2,18 +2,22 @@
 //! anything changes that it was judged by.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use std::time::Duration;
 
 use quick_cache::sync::Cache;
 use ringfence_access::caller::{AuthnReason, Origin, Unauthenticated};
 use ringfence_access::keys::KeyState;
 use ringfence_access::session::Rule;
-use ringfence_access::{Narrowing, Rights, Session};
+use ringfence_access::{Narrowing, Rights, Roles, Session};
 use ringfence_format::leaf::{Hash, sha256};
 use ringfence_format::names::{KeyId, Realm, SiteId, Tenant};
+use ringfence_format::record::Seq;
 use ringfence_format::session::{
-    BadSession, Claims, Issued, Purpose, Refusal, SESSION_TOKEN_BYTES_MAX, SessionToken, Verified,
+    BadSession, Claims, Issued, KeySet, PathHash, Purpose, Receipt, Refusal, SESSION_TOKEN_BYTES_MAX, SessionToken,
+    Verified,
 };
+use ringfence_log::LogError;
 use ringfence_vault::{SecretText, VaultError};
 use zeroize::Zeroizing;
 
@@ -29,14 +33,15 @@ const REMEMBERED_MAX: usize = 64 * 1024;
 pub struct Sessions {
     gateway: SiteId,
     remembered: Cache<Hash, Remembered>,
-    /// Rises with each manifest, revocation and role that changes: what was
-    /// judged before is judged again.
-    generation: AtomicU64,
 }
 
+/// What a token was found to be, and by what: under other keys or roles it is
+/// judged again. Revocations are asked for each request.
 #[derive(Clone)]
 struct Remembered {
-    generation: u64,
+    keys: Arc<KeySet>,
+    roles: Arc<Roles>,
+    /// The earlier end of token and key.
     until_s: u64,
     live: Arc<Live>,
 }
@@ -59,7 +64,7 @@ impl Live {
 impl Sessions {
     /// Of the gateway at a site.
     pub fn at(gateway: SiteId) -> Self {
-        Self { gateway, remembered: Cache::new(REMEMBERED_MAX), generation: AtomicU64::new(0) }
+        Self { gateway, remembered: Cache::new(REMEMBERED_MAX) }
     }
 
     /// The site that this gateway stands at.
@@ -67,14 +72,9 @@ impl Sessions {
         &self.gateway
     }
 
-    /// Everything is judged again from here on.
-    pub fn forget(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn recall(&self, key: &Hash, now_s: u64) -> Option<Arc<Live>> {
+    fn recall(&self, key: &Hash, keys: &Arc<KeySet>, roles: &Arc<Roles>, now_s: u64) -> Option<Arc<Live>> {
         let found = self.remembered.get(key)?;
-        let same = found.generation == self.generation.load(Ordering::Acquire);
+        let same = Arc::ptr_eq(&found.keys, keys) && Arc::ptr_eq(&found.roles, roles);
         (same && now_s < found.until_s).then_some(found.live)
     }
 }
@@ -94,31 +94,32 @@ impl Installation {
             return Err(Unauthenticated::of_token(refusal, None, None, origin.clone()));
         }
         let name = remembered_as(text, purpose);
-        let generation = self.sessions.generation.load(Ordering::Acquire);
-        if let Some(live) = self.sessions.recall(&name, now_s) {
+        let (keys, roles) = (Arc::clone(&self.authority().keys()), self.roles());
+        if let Some(live) = self.sessions.recall(&name, &keys, &roles, now_s) {
             return Ok(live);
         }
         let token = SessionToken::parse(text);
         let token = token.map_err(|bad| Unauthenticated::of_token(bad.into(), None, None, origin.clone()))?;
-        let verified = match self.verify(token.clone(), purpose, now_s) {
+        let verified = match self.verify(token.clone(), &keys, purpose, now_s) {
             Ok(verified) => verified,
             Err(refusal) => {
                 self.sound(&token, &refusal).await;
                 return Err(Unauthenticated::of_token(refusal, Some(&token), None, origin.clone()));
             }
         };
-        let live = self.live(verified).map_err(|reason| {
-            Unauthenticated::of_session(reason, token.claimed(), None, origin.clone())
-        })?;
-        let until_s = live.session.claims().until_s;
+        let live = self
+            .live(verified, &roles)
+            .map_err(|reason| Unauthenticated::of_session(reason, token.claimed(), None, origin.clone()))?;
+        let claims = live.session.claims();
+        let key = keys.find(&claims.scope(), live.session.verified().kid());
+        let until_s = claims.until_s.min(key.map_or(0, |key| key.until_s));
         let live = Arc::new(live);
-        self.sessions.remembered.insert(name, Remembered { generation, until_s, live: live.clone() });
+        self.sessions.remembered.insert(name, Remembered { keys, roles, until_s, live: live.clone() });
         Ok(live)
     }
 
-    fn verify(&self, token: SessionToken, purpose: Purpose, now_s: u64) -> Result<Verified, Refusal> {
-        let keys = self.authority().keys();
-        let signed = token.check_signature(&keys, purpose, self.sessions.gateway(), now_s)?;
+    fn verify(&self, token: SessionToken, keys: &KeySet, purpose: Purpose, now_s: u64) -> Result<Verified, Refusal> {
+        let signed = token.check_signature(keys, purpose, self.sessions.gateway(), now_s)?;
         // This gateway holds the log itself: what stands there counts, not
         // what the receipt says of it.
         let index = signed.receipt().map(|receipt| receipt.index);
@@ -127,13 +128,13 @@ impl Installation {
             Some(Err(error)) => return Err(Refusal::NotIssued(error.to_string())),
             Some(Ok(entry)) => entry,
         };
-        signed.check_issued(Issued::Entry(&entry), &keys, &self.authority().revocations())
+        signed.check_issued(Issued::Entry(&entry), keys, &self.authority().revocations())
     }
 
     /// With what its role has now, and the secret of its key.
-    fn live(&self, verified: Verified) -> Result<Live, AuthnReason> {
+    fn live(&self, verified: Verified, roles: &Roles) -> Result<Live, AuthnReason> {
         let claims = verified.claims();
-        let rights = self.rights_of(claims, verified.policy()).ok_or(AuthnReason::NoRole)?;
+        let rights = self.rights_of(roles, claims, verified.policy()).ok_or(AuthnReason::NoRole)?;
         let secret = self.secret_of(claims).map_err(|error| {
             tracing::error!("the secret of a session cannot be derived: {error}");
             AuthnReason::NoRole
@@ -182,8 +183,7 @@ impl Installation {
 
     /// The rights of a role as it is configured now, narrowed by the policies
     /// stapled to the token, and by the role of the session it comes from.
-    fn rights_of(&self, claims: &Claims, policies: Option<&str>) -> Option<Rights> {
-        let roles = self.roles();
+    fn rights_of(&self, roles: &Roles, claims: &Claims, policies: Option<&str>) -> Option<Rights> {
         let own = roles.find(&claims.tenant, &claims.role)?;
         let mut rights = Rights::up_to(own.max_label.clone()).narrowed(Rule::Role, own.narrowing.clone());
         if let Some(parent) = &claims.parent {
@@ -213,5 +213,27 @@ impl Installation {
             AuthnReason::UnknownKey
         })?;
         Ok((Zeroizing::new(secret.expose_secret().to_owned()), entry.realm.clone(), entry.tenant.clone()))
+    }
+}
+
+impl Installation {
+    /// The proof that a record is in the log, once a checkpoint covers it.
+    ///
+    /// # Errors
+    /// No checkpoint came within `wait`.
+    pub async fn receipt(&self, index: Seq, wait: Duration) -> Result<Receipt, LogError> {
+        let log = self.log.clone();
+        let made = tokio::task::spawn_blocking(move || {
+            if log.published_size() <= index {
+                log.publish()?;
+            }
+            let proof = log.prove(index)?;
+            let path = proof.path.into_iter().map(PathHash).collect();
+            Ok(Receipt { index, entry: log.entry(index)?.to_vec(), path, checkpoint: proof.checkpoint })
+        });
+        match tokio::time::timeout(wait, made).await {
+            Ok(made) => made.unwrap_or_else(|_| Err(LogError::Failed("a receipt could not be made".into()))),
+            Err(_) => Err(LogError::Busy(0)),
+        }
     }
 }

@@ -7,23 +7,23 @@ mod reuse;
 
 use std::sync::Arc;
 
+use ringfence_access::Caller;
 use ringfence_access::admission;
 use ringfence_access::caller::{AuthnReason, Credential, Origin, Unauthenticated, VerifiedSignature, authenticate};
 use ringfence_access::evidence::VerifiedEvidence;
 use ringfence_access::roles::Role;
-use ringfence_access::{Caller, Session};
-use ringfence_format::leaf::Hash;
-use ringfence_format::names::{Principal, Tenant};
+use ringfence_format::names::Tenant;
 use ringfence_format::record::{Resource, Seq};
-use ringfence_format::session::{Parent, Purpose};
+use ringfence_format::session::Purpose;
 
-use self::grant::{Grant, For};
+use self::grant::{For, Grant};
 use crate::flows::Unrecorded;
 use crate::installation::Installation;
 use crate::sts::{
     AssumeRole, Claimed, EvidenceSeen, Identity, Issued, Refusal, RoleRef, StsCode, StsError, WithWebIdentity,
 };
 
+pub(crate) use grant::BETWEEN_POLICIES;
 pub use reuse::Reuse;
 
 const WITH_WEB_IDENTITY: &str = "sts:AssumeRoleWithWebIdentity";
@@ -108,7 +108,7 @@ pub async fn caller_identity(at: &Arc<Installation>, claimed: Claimed, origin: &
         Some(session) => {
             let name = caller.principal();
             let arn = crate::sts::assumed_role_arn(&account, session.role(), name.as_str());
-            (arn, crate::sts::assumed_role_id(session.role(), name.as_str()))
+            (arn, crate::sts::assumed_role_id(&account, session.role(), name.as_str()))
         }
         None => (format!("arn:ringfence:iam::{account}:user/{}", caller.principal()), key),
     };
@@ -150,10 +150,7 @@ async fn signed_by(
             "ExpiredToken" => {
                 StsError::new(StsCode::ExpiredTokenException, "The security token included in the request is expired")
             }
-            _ => StsError::new(
-                StsCode::InvalidClientTokenId,
-                "The security token included in the request is invalid.",
-            ),
+            _ => StsError::new(StsCode::InvalidClientTokenId, "The security token included in the request is invalid."),
         };
         Refusal::new(error, Some(refused))
     };
@@ -184,11 +181,7 @@ async fn signed_by(
     authenticate(credential, &at.keys, origin.clone()).map_err(invalid)
 }
 
-fn find_role<'a>(
-    roles: &'a ringfence_access::roles::Roles,
-    asked: &RoleRef,
-    own: &Tenant,
-) -> Option<&'a Role> {
+fn find_role<'a>(roles: &'a ringfence_access::roles::Roles, asked: &RoleRef, own: &Tenant) -> Option<&'a Role> {
     let tenant = asked.tenant.as_ref().unwrap_or(own);
     roles.find(tenant, &asked.name).filter(|role| role.tenant == *own)
 }

@@ -1,6 +1,8 @@
 //! Errors as STS words them (AWS STS API reference, "Common errors" and the
 //! errors of each operation).
 
+use ringfence_access::evidence::Reason;
+
 /// The code of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StsCode {
@@ -124,6 +126,30 @@ impl StsError {
 
     pub(super) fn too_large() -> Self {
         Self::new(StsCode::RequestEntityTooLarge, "the request body is too long or broke off")
+    }
+
+    /// What the client learns of evidence that is refused: the code, in words
+    /// that tell no more.
+    pub fn of_evidence(reason: Reason) -> Self {
+        use StsCode::{ExpiredTokenException, IdpCommunicationError, IdpRejectedClaim, ServiceUnavailable};
+        match [ExpiredTokenException, IdpCommunicationError, IdpRejectedClaim, ServiceUnavailable]
+            .into_iter()
+            .find(|code| code.as_str() == reason.answer())
+        {
+            Some(ExpiredTokenException) => Self::new(ExpiredTokenException, "Token expired."),
+            Some(IdpCommunicationError) => {
+                Self::new(IdpCommunicationError, "The identity provider cannot be asked for its keys: retry.")
+            }
+            Some(IdpRejectedClaim) => {
+                Self::new(IdpRejectedClaim, "A claim of the web identity token is not acceptable.")
+            }
+            Some(code) => Self::new(code, "Sessions cannot be issued now: retry."),
+            None => Self::new(
+                StsCode::InvalidIdentityToken,
+                "The web identity token that was passed could not be validated. Get a new identity token from the \
+                 identity provider and then retry the request.",
+            ),
+        }
     }
 
     /// No issuer or no keys to issue with: nothing can be exchanged here.

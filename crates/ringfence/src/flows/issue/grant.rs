@@ -119,7 +119,7 @@ impl Grant<'_> {
         let policy = self.policies(policy)?;
         let now_us = at.clock.now_us();
         let issuer = self.caller.issuer();
-        let ask = Ask::on_role(self.op, self.caller.tenant(), &self.role.name, issuer.as_ref());
+        let ask = Ask::on_role(self.op, self.caller.tenant(), &self.role.name, issuer);
         let permit = match at.engine.decide::<Issue>(self.caller, ask, now_us) {
             Ok(permit) => permit,
             Err(denial) => {

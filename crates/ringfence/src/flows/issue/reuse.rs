@@ -112,7 +112,9 @@ mod tests {
     fn two_networks_or_too_often_are_told_once_an_hour() {
         let reuse = Reuse::default();
         let [home, away] = ["192.0.2.7", "198.51.100.7"].map(|ip| network_of(ip.parse().expect("an address")));
-        let note = |evidence: u8, network, now_s| reuse.note(&[evidence; 32], Some(network), now_s, Rule { uses_per_hour: 3, networks: 1 });
+        let note = |evidence: u8, network, now_s| {
+            reuse.note(&[evidence; 32], Some(network), now_s, Rule { uses_per_hour: 3, networks: 1 })
+        };
         assert!((0..3).all(|now| note(1, home, now).is_none()));
         assert!(note(1, home, 4).is_some_and(|why| why.contains("more than 3")));
         assert_eq!(note(1, home, 5), None, "once an hour");
