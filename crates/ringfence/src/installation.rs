@@ -153,7 +153,7 @@ impl Installation {
         let alarms = Alarms::open(&path, log.clone(), config.alarm.webhook.is_some());
         let keys = Arc::new(Keys::new(key_entries(&store, &log, &realm)).under(vault.authority().clone()));
         let gateway = gateway(&config)?;
-        let (issuers, roles) = sessions(&config, &log)?;
+        let (issuers, roles) = sessions(&config, &log, &alarms)?;
         let installation = Self {
             config,
             clock,
@@ -575,10 +575,10 @@ fn gateway(config: &Config) -> Result<SiteId, Failure> {
 }
 
 /// Who may get a session, by the configuration; nothing is fetched yet.
-fn sessions(config: &Config, log: &Arc<Log>) -> Result<(Arc<Issuers>, Arc<Roles>), Failure> {
+fn sessions(config: &Config, log: &Arc<Log>, alarms: &Alarms) -> Result<(Arc<Issuers>, Arc<Roles>), Failure> {
     let wrong = |e: &dyn std::fmt::Display| Failure::new(Kind::Configuration, e);
     let entries = config.issuers().map_err(|e| wrong(&e))?;
-    let issuers = Issuers::new(entries, Arc::new(World::new(log.clone()))).map_err(|e| wrong(&e))?;
+    let issuers = Issuers::new(entries, Arc::new(World::new(log.clone(), alarms.clone()))).map_err(|e| wrong(&e))?;
     let roles = Roles::new(config.roles().map_err(|e| wrong(&e))?);
     Ok((Arc::new(issuers), Arc::new(roles)))
 }

@@ -7,6 +7,7 @@ use ringfence_format::record::{Core, Op, Record, Resource, Subject, TimeUs};
 use ringfence_log::{Class, Entry, Log};
 
 use super::fetch::Fetcher;
+use crate::alarm::{Alarm, AlarmKind, Alarms};
 
 /// The operation under which changes of an issuer's keys are on record.
 pub const KEYS_CHANGED: &str = "system:IssuerKeysChanged";
@@ -15,12 +16,13 @@ pub const KEYS_CHANGED: &str = "system:IssuerKeysChanged";
 pub struct World {
     fetcher: Fetcher,
     log: Arc<Log>,
+    alarms: Alarms,
 }
 
 impl World {
-    /// Records go to this log.
-    pub fn new(log: Arc<Log>) -> Self {
-        Self { fetcher: Fetcher::default(), log }
+    /// Records go to this log, and what somebody must look at to these alarms.
+    pub fn new(log: Arc<Log>, alarms: Alarms) -> Self {
+        Self { fetcher: Fetcher::default(), log, alarms }
     }
 }
 
@@ -34,13 +36,17 @@ impl Surroundings for World {
             let entry = Changed(change.clone());
             tracing::warn!(issuer = %change.issuer, "{}", entry.detail());
             metrics::counter!("ringfence_issuer_key_changes").increment(1);
-            match self.log.record(entry).await {
-                Ok(_recorded) => Ok(()),
-                Err(error) => {
-                    tracing::error!("keys of issuer `{}` are not taken: {error}", change.issuer);
-                    Err(NotRecorded)
-                }
+            let detail = entry.detail();
+            let recorded = self.log.record(entry).await.map_err(|error| {
+                tracing::error!("keys of issuer `{}` are not taken: {error}", change.issuer);
+                NotRecorded
+            })?;
+            if !change.first || !change.shared.is_empty() {
+                let (realm, tenant) = (Some(change.realm.clone()), Some(change.tenant.clone()));
+                let of = Some(recorded.index());
+                self.alarms.raise(Alarm { kind: AlarmKind::JwksChanged, realm, tenant, detail, of }).await;
             }
+            Ok(())
         })
     }
 
