@@ -50,8 +50,9 @@ struct Remembered {
 pub struct Live {
     /// The session.
     pub session: Arc<Session>,
-    /// Signs its requests (SigV4); derived, never stored.
-    pub secret: SecretText,
+    /// Signs its requests (SigV4), for purpose `sts-session`; derived, never
+    /// stored.
+    pub secret: Option<SecretText>,
 }
 
 impl Live {
@@ -135,7 +136,8 @@ impl Installation {
     fn live(&self, verified: Verified, roles: &Roles) -> Result<Live, AuthnReason> {
         let claims = verified.claims();
         let rights = self.rights_of(roles, claims, verified.policy()).ok_or(AuthnReason::NoRole)?;
-        let secret = self.secret_of(claims).map_err(|error| {
+        let signs = claims.purpose == Purpose::StsSession;
+        let secret = signs.then(|| self.secret_of(claims)).transpose().map_err(|error| {
             tracing::error!("the secret of a session cannot be derived: {error}");
             AuthnReason::NoRole
         })?;

@@ -15,8 +15,9 @@ use ringfence_access::roles::Role;
 use ringfence_format::names::Tenant;
 use ringfence_format::record::{Resource, Seq};
 use ringfence_format::session::Purpose;
+use zeroize::Zeroizing;
 
-use self::grant::{For, Grant};
+use self::grant::{For, Grant, Holder};
 use crate::flows::Unrecorded;
 use crate::installation::Installation;
 use crate::sts::{
@@ -27,10 +28,11 @@ pub(crate) use grant::BETWEEN_POLICIES;
 pub use reuse::Reuse;
 
 const WITH_WEB_IDENTITY: &str = "sts:AssumeRoleWithWebIdentity";
+const TOKEN_EXCHANGE: &str = "api:TokenExchange";
 const ASSUME_ROLE: &str = "sts:AssumeRole";
 const CALLER_IDENTITY: &str = "sts:GetCallerIdentity";
 
-/// Exchanges an identity provider's token for a session.
+/// Exchanges an identity provider's token for a session with S3.
 ///
 /// # Errors
 /// What the client is told, and why.
@@ -39,7 +41,32 @@ pub async fn with_web_identity(
     ask: WithWebIdentity,
     origin: &Origin,
 ) -> Result<Issued, Refusal> {
-    let evidence = verify(at, &ask.evidence, origin).await?;
+    exchange(at, WITH_WEB_IDENTITY, ask, Holder::AccessKey, origin).await
+}
+
+/// Exchanges an identity provider's token for one that other services accept
+/// (RFC 8693), bound to the DPoP key of this thumbprint if there is one.
+///
+/// # Errors
+/// What the client is told, and why.
+pub async fn for_api(
+    at: &Arc<Installation>,
+    ask: WithWebIdentity,
+    thumbprint: Option<String>,
+    origin: &Origin,
+) -> Result<Issued, Refusal> {
+    let holder = thumbprint.map_or(Holder::Bearer, Holder::DpopKey);
+    exchange(at, TOKEN_EXCHANGE, ask, holder, origin).await
+}
+
+async fn exchange(
+    at: &Arc<Installation>,
+    op: &'static str,
+    ask: WithWebIdentity,
+    holder: Holder,
+    origin: &Origin,
+) -> Result<Issued, Refusal> {
+    let evidence = verify(at, op, &ask.evidence, origin).await?;
     reuse::watch(at, &evidence, origin).await;
     let seen = EvidenceSeen {
         subject: evidence.subject().to_owned(),
@@ -50,12 +77,12 @@ pub async fn with_web_identity(
     let role = find_role(&roles, &ask.role, evidence.tenant()).filter(|role| role.admits(&evidence));
     let basis = For::of_evidence(&evidence);
     let caller = authenticate(Credential::WebIdentity(evidence), &at.keys, origin.clone());
-    let caller = Arc::new(caller.map_err(|refused| no_evidence(refused.during(WITH_WEB_IDENTITY)))?);
-    let Some(role) = role else { return Err(no_role(at, &caller, WITH_WEB_IDENTITY, &ask.role).await) };
-    let grant = Grant { op: WITH_WEB_IDENTITY, caller: &caller, role, basis, purpose: Purpose::StsSession };
+    let caller = Arc::new(caller.map_err(|refused| no_evidence(refused.during(op)))?);
+    let Some(role) = role else { return Err(no_role(at, &caller, op, &ask.role).await) };
+    let grant = Grant { op, caller: &caller, role, basis, holder };
     let signed = grant.sign(at, ask.duration_s, ask.policy.as_deref(), &ask.session_name).await?;
     // A second time, for admission alone: nothing of the first is taken over.
-    let again = verify(at, &ask.evidence, origin).await?;
+    let again = verify(at, op, &ask.evidence, origin).await?;
     let admitted = admission::with_evidence(&again, &signed.proposal());
     let issued = signed.release(at, admitted, &ask.session_name).await?;
     Ok(Issued { evidence: Some(seen), ..issued })
@@ -86,7 +113,7 @@ pub async fn assume_role(
         }
         _ => return Err(no_role(at, &caller, ASSUME_ROLE, &ask.role).await),
     };
-    let grant = Grant { op: ASSUME_ROLE, caller: &caller, role, basis, purpose: Purpose::StsSession };
+    let grant = Grant { op: ASSUME_ROLE, caller: &caller, role, basis, holder: Holder::AccessKey };
     let signed = grant.sign(at, ask.duration_s, ask.policy.as_deref(), &ask.session_name).await?;
     let admitted = match &session {
         Some(session) => admission::with_session(session, &signed.proposal()),
@@ -116,7 +143,12 @@ pub async fn caller_identity(at: &Arc<Installation>, claimed: Claimed, origin: &
 }
 
 /// An identity provider's token, held against every evidence rule.
-async fn verify(at: &Arc<Installation>, token: &str, origin: &Origin) -> Result<VerifiedEvidence, Refusal> {
+async fn verify(
+    at: &Arc<Installation>,
+    op: &'static str,
+    token: &str,
+    origin: &Origin,
+) -> Result<VerifiedEvidence, Refusal> {
     let refused = match at.issuers().verify(token, at.clock.now_us() / 1_000_000).await {
         Ok(evidence) => return Ok(evidence),
         Err(refused) => refused,
@@ -124,7 +156,7 @@ async fn verify(at: &Arc<Installation>, token: &str, origin: &Origin) -> Result<
     let whose = refused.issuer.as_deref().filter(|_| refused.authentic);
     let whose = whose.map(|issuer| (issuer.realm.clone(), issuer.tenant.clone(), issuer.name.clone()));
     let reason = AuthnReason::Evidence(refused.reason);
-    Err(no_evidence(Unauthenticated::of_evidence(reason, whose, origin.clone()).during(WITH_WEB_IDENTITY)))
+    Err(no_evidence(Unauthenticated::of_evidence(reason, whose, origin.clone()).during(op)))
 }
 
 /// What the client is told of evidence that is refused: the code, and nothing
@@ -161,14 +193,14 @@ async fn signed_by(
         None => None,
     };
     let (secret, realm, tenant) = match &live {
-        Some(live) if live.key_id().as_ref() == Some(&key) => {
+        Some(live) => {
+            let own = live.secret.as_ref().filter(|_| live.key_id().as_ref() == Some(&key));
+            let secret = own.ok_or_else(|| refuse(AuthnReason::OtherKey, &key))?;
             let claims = live.session.claims();
-            (live.secret.expose_secret().to_owned().into(), claims.realm.clone(), claims.tenant.clone())
+            (Zeroizing::new(secret.expose_secret().to_owned()), claims.realm.clone(), claims.tenant.clone())
         }
-        Some(_) => return Err(refuse(AuthnReason::OtherKey, &key)),
         None => at.static_secret(&key).map_err(|reason| refuse(reason, &key))?,
     };
-    let secret: zeroize::Zeroizing<String> = secret;
     let signed = claimed.check(&secret).map_err(|error| {
         let refused = Unauthenticated::of_known_key(AuthnReason::BadSignature, &key, &at.keys, origin.clone());
         Refusal::new(error, Some(refused.during(op)))

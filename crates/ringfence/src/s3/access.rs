@@ -35,7 +35,8 @@ impl S3Auth for Secrets {
         if let Some(live) = LIVE.try_with(Clone::clone).ok().flatten() {
             // With a session's token only that session's key may sign.
             let own = live.key_id().is_some_and(|own| own == id);
-            return if own { Ok(SecretKey::from(live.secret.expose_secret())) } else { Err(unknown()) };
+            let secret = live.secret.as_ref().filter(|_| own).ok_or_else(unknown)?;
+            return Ok(SecretKey::from(secret.expose_secret()));
         }
         let entry = self.at.keys.find(&id).filter(|entry| entry.state == KeyState::Active).ok_or_else(unknown)?;
         let row = self.at.catalog().static_key(&id).ok_or_else(unknown)?;

@@ -90,7 +90,34 @@ pub(super) struct Grant<'a> {
     pub(super) caller: &'a Arc<Caller>,
     pub(super) role: &'a Role,
     pub(super) basis: For,
-    pub(super) purpose: Purpose,
+    pub(super) holder: Holder,
+}
+
+/// What the holder of a session proves to have, and with it what it is for.
+pub(super) enum Holder {
+    /// The secret of an access key: requests to S3 and STS.
+    AccessKey,
+    /// The private key of this RFC 7638 thumbprint, by DPoP (RFC 9449).
+    DpopKey(String),
+    /// Nothing: whoever has the token (RFC 6750).
+    Bearer,
+}
+
+impl Holder {
+    fn purpose(&self) -> Purpose {
+        match self {
+            Self::AccessKey => Purpose::StsSession,
+            Self::DpopKey(_) | Self::Bearer => Purpose::Api,
+        }
+    }
+
+    fn confirmation(&self, session: &[u8; 16]) -> String {
+        match self {
+            Self::AccessKey => access_key_id(session).to_string(),
+            Self::DpopKey(thumbprint) => thumbprint.clone(),
+            Self::Bearer => String::new(),
+        }
+    }
 }
 
 /// A token that is signed, and that nobody has seen.
@@ -173,7 +200,7 @@ impl Grant<'_> {
             session,
             realm: self.caller.realm().clone(),
             tenant: self.caller.tenant().clone(),
-            purpose: self.purpose,
+            purpose: self.holder.purpose(),
             principal: self.caller.principal().clone(),
             role: self.role.name.clone(),
             policies: first_half(&at.engine.set().sha256()),
@@ -185,7 +212,7 @@ impl Grant<'_> {
             evidence: self.basis.evidence,
             issuer: self.basis.issuer.clone(),
             evidence_id: self.basis.evidence_id,
-            confirmation: access_key_id(&session).to_string(),
+            confirmation: self.holder.confirmation(&session),
             parent: self.basis.parent.clone(),
         })
     }
@@ -226,11 +253,17 @@ impl Drafted {
         let claims = &recorded.claims;
         let token = SessionToken::staple(&paseto, &receipt, policy.as_deref())
             .map_err(|_| StsError::new(StsCode::PackedPolicyTooLarge, "the session would be longer than allowed"))?;
-        let secret = at.secret_of(claims).map_err(|error| failed("its secret cannot be derived", &error))?;
+        let secret = match claims.purpose {
+            Purpose::StsSession => {
+                let secret = at.secret_of(claims).map_err(|error| failed("its secret cannot be derived", &error))?;
+                Zeroizing::new(secret.expose_secret().to_owned())
+            }
+            _ => Zeroizing::default(),
+        };
         metrics::counter!("ringfence_sessions_issued_total").increment(1);
         Ok(Issued {
             access_key_id: claims.confirmation.clone(),
-            secret: Zeroizing::new(secret.expose_secret().to_owned()),
+            secret,
             session_token: Zeroizing::new(token),
             expires_s: claims.until_s,
             tenant: claims.tenant.clone(),
