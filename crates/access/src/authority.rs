@@ -17,6 +17,8 @@ use ringfence_format::names::Realm;
 use ringfence_format::record::Seq;
 use ringfence_format::session::{KeySet, Kid, Manifest, Revocation, Revocations, SignedManifest, Target};
 
+use ringfence_log::Recorded;
+
 use crate::manifests::{self, BadManifest, CheckedManifest, PinnedRoot, Roots, Seen};
 
 /// The keys in force and what is revoked. Share it by `Arc`.
@@ -46,6 +48,12 @@ struct RealmState {
 enum Standing {
     Recorded(Seq),
     Pending(u64),
+}
+
+/// An entry of the log that puts a manifest in force.
+pub trait Enacts {
+    /// The manifest, if it does.
+    fn manifest(&self) -> Option<&SignedManifest>;
 }
 
 /// A revocation that is in force and not on record yet.
@@ -107,15 +115,20 @@ impl Authority {
     }
 
     /// Puts a manifest in force that is on record. One that another change has
-    /// overtaken is left: it is not newer than what is in force.
-    pub fn adopt(&self, manifest: &CheckedManifest) {
+    /// overtaken is left: it is not newer than what is in force. Says whether
+    /// the record is of this manifest.
+    pub fn adopt<T: Enacts>(&self, manifest: &CheckedManifest, recorded: &Recorded<T>) -> bool {
         let signed = manifest.signed();
+        if recorded.entry().manifest() != Some(signed) {
+            return false;
+        }
         let mut state = self.state();
         let own = state.realms.entry(signed.manifest.realm.clone()).or_default();
         if own.manifest.as_ref().is_none_or(|last| last.manifest.seq < signed.manifest.seq) {
             own.manifest = Some(signed.clone());
             self.show_keys(&state);
         }
+        true
     }
 
     /// Takes up, at a start, the manifest that the catalogue has.

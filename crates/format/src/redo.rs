@@ -8,6 +8,9 @@ use crate::names::{
     BucketId, BucketName, KeyId, Label, ObjectKey, PartId, Principal, Realm, SiteId, Tenant, UploadId, VersionUid,
 };
 
+use crate::leaf::PublicEntry;
+use crate::session::{MANIFEST, REVOCATION, Revocation, SignedManifest};
+
 /// Milliseconds since the Unix epoch, UTC.
 pub type TimeMs = u64;
 
@@ -378,6 +381,23 @@ pub enum Redo {
     /// The policy set in force, by its SHA-256.
     #[n(14)]
     Policy(#[n(0)] u64, #[cbor(n(1), with = "minicbor::bytes")] [u8; 32]),
+    /// The manifest is the one in force in its realm.
+    #[n(15)]
+    PutManifest(#[n(0)] Box<SignedManifest>),
+    /// The revocation is in force, as of this record.
+    #[n(16)]
+    PutRevocation(#[n(0)] Revocation),
+}
+
+impl Redo {
+    /// What of the change everybody may read, and must be able to.
+    pub fn public(&self) -> Option<PublicEntry> {
+        match self {
+            Self::PutManifest(signed) => Some(PublicEntry { kind: MANIFEST, bytes: signed.leaf().to_bytes() }),
+            Self::PutRevocation(revocation) => Some(PublicEntry { kind: REVOCATION, bytes: revocation.to_bytes() }),
+            _ => None,
+        }
+    }
 }
 
 /// See [`Redo::Rehead`].

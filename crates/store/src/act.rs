@@ -14,6 +14,7 @@ use ringfence_format::record::TimeUs;
 use ringfence_format::redo::{
     Bucket, HeadInfo, LabelSource, Pairs, Part, Redo, Rehead, StaticKeyRow, TenantRow, Upload, UploadPart, Version,
 };
+use ringfence_format::session::{Revocation, SignedManifest, Target};
 use ringfence_log::Class;
 
 use crate::authority::{Announced, Decided, Held, PlaceAgain, Standing};
@@ -153,6 +154,8 @@ pub(crate) enum Act {
     PutTenant(Held<Administer>, TenantRow),
     PutStaticKey(Held<Administer>, StaticKeyRow),
     Policy(Held<Administer>, u64, [u8; 32]),
+    PutManifest(Held<Administer>, Box<SignedManifest>),
+    PutRevocation(Held<Administer>, Revocation),
     BeginWrite(std::sync::Arc<Announced>, UploadId, Vec<SiteId>),
     AbortWrites(Held<Administer>, Vec<UploadId>),
     Start(Held<Administer>, u32),
@@ -170,6 +173,8 @@ impl Act {
             | Self::PutTenant(..)
             | Self::PutStaticKey(..)
             | Self::Policy(..)
+            | Self::PutManifest(..)
+            | Self::PutRevocation(..)
             | Self::AbortWrites(..)
             | Self::Start(..) => Class::Reserved,
             Self::PutVersion(..)
@@ -214,6 +219,8 @@ impl Act {
             Self::Moved(held, moved) => done(held, Redo::Rehead(still_there(db, moved)?)),
             Self::PutTenant(held, tenant) => put_tenant(held, tenant, db),
             Self::PutStaticKey(held, key) => put_static_key(held, key, db),
+            Self::PutManifest(held, signed) => put_manifest(held, signed, db),
+            Self::PutRevocation(held, revocation) => put_revocation(held, revocation, db),
             Self::Policy(held, epoch, sha256) => done(held, Redo::Policy(*epoch, *sha256)),
             Self::BeginWrite(announced, upload, sites) => {
                 Ok(Commit::new(announced.clone(), Some(Redo::BeginWrite(*upload, sites.clone())), Outcome::Done))
@@ -567,6 +574,31 @@ fn put_static_key(held: &mut Held<Administer>, key: &StaticKeyRow, db: &Connecti
         return Err(Conflict::Changed.into());
     }
     Ok(Commit::new(decided.by, Some(Redo::PutStaticKey(key.clone())), Outcome::Done))
+}
+
+/// A manifest follows the one in force, whatever was checked when it was read.
+fn put_manifest(held: &mut Held<Administer>, signed: &SignedManifest, db: &Connection) -> Result<Commit, Refusal> {
+    let manifest = &signed.manifest;
+    let last = rows::manifest(db, &manifest.realm)?;
+    let follows = manifest.seq == last.as_ref().map_or(1, |last| last.manifest.seq + 1)
+        && manifest.previous == last.map(|last| last.manifest.sha256());
+    if !follows {
+        return Err(Conflict::Changed.into());
+    }
+    done(held, Redo::PutManifest(Box::new(signed.clone())))
+}
+
+/// What is taken back was revoked, and is not a key or a session.
+fn put_revocation(held: &mut Held<Administer>, it: &Revocation, db: &Connection) -> Result<Commit, Refusal> {
+    if let Target::Lift(index) = it.target {
+        let all = rows::revocations(db, &it.realm)?;
+        let lifted = all.iter().any(|(_, other)| other.target == it.target);
+        let named = all.iter().find(|(by, _)| *by == index).map(|(_, named)| &named.target);
+        if lifted || !matches!(named, Some(Target::Subject(..) | Target::Role(..) | Target::Site(_))) {
+            return Err(Conflict::NotRevoked(index).into());
+        }
+    }
+    done(held, Redo::PutRevocation(it.clone()))
 }
 
 fn done(held: &mut Held<Administer>, redo: Redo) -> Result<Commit, Refusal> {

@@ -48,6 +48,13 @@ pub(crate) fn apply(db: &Connection, redo: &Redo, now_ms: TimeMs) -> Rows<()> {
             rows::set_meta(db, meta::POLICY_EPOCH, epoch)?;
             rows::set_meta(db, meta::POLICY_SHA256, sha256)
         }
+        Redo::PutManifest(signed) => tx.run(
+            "INSERT INTO manifest VALUES(?1, ?2, ?3) ON CONFLICT(realm) DO UPDATE
+             SET seq = excluded.seq, body = excluded.body WHERE seq < excluded.seq",
+            (signed.manifest.realm.as_str(), signed.manifest.seq, to_cbor(&**signed)),
+        ),
+        // Its row is named by the record: `rows::note_recorded` writes it.
+        Redo::PutRevocation(_) => Ok(()),
     }
 }
 

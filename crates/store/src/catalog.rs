@@ -11,9 +11,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use ringfence_db::rusqlite::{self, Connection};
 use ringfence_db::{DbError, Sqlite};
-use ringfence_format::names::{BucketId, BucketName, KeyId, ObjectKey, SiteId, Tenant, UploadId, VersionUid};
+use ringfence_format::names::{BucketId, BucketName, KeyId, ObjectKey, Realm, SiteId, Tenant, UploadId, VersionUid};
 use ringfence_format::record::Seq;
 use ringfence_format::redo::{Bucket, Redo, StaticKeyRow, TenantRow, Upload, UploadPart, Version};
+use ringfence_format::session::{Revocation, SignedManifest};
 
 use crate::list::{self, Page, Query};
 use crate::rows::{self, Completed, Rows, VersionRef, meta};
@@ -272,6 +273,23 @@ impl Catalog {
             db.prepare_cached("SELECT EXISTS(SELECT 1 FROM bad_copy WHERE uid = ?1 AND site = ?2)")?
                 .query_row((uid.as_bytes(), site.as_str()), |row| row.get(0))
         })
+    }
+
+    /// The manifest of session keys that is in force in a realm.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub fn manifest(&self, realm: &Realm) -> Result<Option<SignedManifest>, DbError> {
+        self.read(|db| rows::manifest(db, realm))
+    }
+
+    /// Every revocation of a realm with its record, in their order; those that
+    /// were taken back too.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub fn revocations(&self, realm: &Realm) -> Result<Vec<(Seq, Revocation)>, DbError> {
+        self.read(|db| rows::revocations(db, realm))
     }
 
     /// How many things wait to be erased at a site.

@@ -19,6 +19,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ringfence_access::authority::Enacts;
 use ringfence_access::permit::Denial;
 use ringfence_access::policy::Announces;
 use ringfence_db::DbError;
@@ -27,6 +28,7 @@ use ringfence_db::rusqlite::{Connection, TransactionBehavior};
 use ringfence_format::names::ObjectVersion;
 use ringfence_format::record::{Record, Seq, TimeUs};
 use ringfence_format::redo::Redo;
+use ringfence_format::session::SignedManifest;
 use ringfence_log::{Changed, Class, Entry, Log, LogError, Recorded};
 use tokio::sync::oneshot;
 
@@ -121,6 +123,15 @@ impl std::fmt::Debug for Commit {
     }
 }
 
+impl Enacts for Commit {
+    fn manifest(&self) -> Option<&SignedManifest> {
+        match self.redo() {
+            Some(Redo::PutManifest(signed)) => Some(signed),
+            _ => None,
+        }
+    }
+}
+
 impl Announces for Commit {
     fn policy(&self) -> Option<(u64, [u8; 32])> {
         match self.redo() {
@@ -136,6 +147,7 @@ impl Entry for Commit {
         if let Some(redo) = &self.redo {
             // The log commits to the redo by its digest, which it computes.
             describe(redo, &mut record);
+            record.public = redo.public();
             record.redo = Some(Redo::clone(redo));
         }
         record
@@ -386,7 +398,7 @@ fn replay_batch(
                     close_incarnations(&tx, last_ms).map_err(sort)?;
                 }
                 apply(&tx, &redo, clock.now_us() / 1000).map_err(sort)?;
-                rows::note_issued(&tx, &redo, seq).map_err(sort)?;
+                rows::note_recorded(&tx, &redo, seq).map_err(sort)?;
                 redone.push((seq, redo));
             }
             // These rows may still have what that change took away.
@@ -596,7 +608,7 @@ impl Thread {
         };
         // Step 4: visible. What fails here is replayed, never lost.
         let next = recorded.last().map_or(self.noted, |last| last.index() + 1);
-        let committed = note_issued(&tx, &recorded)
+        let committed = note_recorded(&tx, &recorded)
             .and_then(|()| rows::set_meta(&tx, meta::NEXT_SEQ, next))
             .and_then(|()| tx.commit());
         if let Err(error) = committed {
@@ -676,9 +688,9 @@ fn refuse_all(batch: Vec<Request>, failure: &Failure) {
 }
 
 /// Which record issued a key is known only once there is one.
-fn note_issued(tx: &Connection, recorded: &[Recorded<Commit>]) -> Rows<()> {
+fn note_recorded(tx: &Connection, recorded: &[Recorded<Commit>]) -> Rows<()> {
     let with_redo = recorded.iter().filter_map(|recorded| Some((recorded.redo()?, recorded.index())));
-    with_redo.into_iter().try_for_each(|(redo, seq)| rows::note_issued(tx, redo, seq))
+    with_redo.into_iter().try_for_each(|(redo, seq)| rows::note_recorded(tx, redo, seq))
 }
 
 /// Decides and evaluates one request and applies it, or undoes what it did.

@@ -102,6 +102,10 @@ pub enum Conflict {
     /// The tenant exists or does not, against what was meant.
     #[error("the tenant {0}")]
     Tenant(&'static str),
+    /// What is to be taken back is no revocation of a subject, role or site, or
+    /// was taken back already; keys and sessions stay revoked.
+    #[error("record #{0} is no revocation of a subject, role or site that is in force")]
+    NotRevoked(u64),
     /// The installation has tenants or keys already, so the first cannot be made.
     #[error("this installation has been set up already")]
     NotFirst,

@@ -229,7 +229,7 @@ impl Recovery {
             if let Redo::PutVersion(version, _) | Redo::CompleteUpload(_, version, _) = redo {
                 db.prepare_cached("DELETE FROM unconfirmed WHERE uid = ?1")?.execute([version.uid.as_bytes()])?;
             }
-            rows::note_issued(db, redo, seq)
+            rows::note_recorded(db, redo, seq)
         })
     }
 

@@ -109,7 +109,9 @@ impl<'a> Retain<'a> {
             // Few, and each needed for as long as there is an installation: a
             // key without the record of its issuance is refused, and a process
             // that the log does not know is never swept after.
-            Redo::PutTenant(_) | Redo::PutStaticKey(_) | Redo::Start(_) => true,
+            Redo::PutTenant(_) | Redo::PutStaticKey(_) | Redo::Start(_) | Redo::PutRevocation(_) => true,
+            Redo::PutManifest(signed) => rows::manifest(db, &signed.manifest.realm)?
+                .is_none_or(|in_force| signed.manifest.seq >= in_force.manifest.seq),
             Redo::Policy(epoch, _) => self.policy_epoch.is_none_or(|current| *epoch >= current),
         })
     }

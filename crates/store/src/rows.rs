@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use ringfence_db::rusqlite::{self, Connection, OptionalExtension, Row, types::Type};
-use ringfence_format::names::{BucketId, ObjectKey, UploadId, VersionUid};
+use ringfence_format::names::{BucketId, ObjectKey, Realm, UploadId, VersionUid};
 use ringfence_format::record::Seq;
 use ringfence_format::redo::{Bucket, Redo, TimeMs, Upload, UploadPart, Version};
+use ringfence_format::session::{Revocation, SignedManifest};
 
 /// Which version of a key is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -149,13 +150,34 @@ pub(crate) fn set_meta(db: &Connection, name: &str, value: impl rusqlite::ToSql)
         .map(drop)
 }
 
-/// Notes which record issued a key, the first time it is seen: without one the
-/// key is refused (ruling 20).
-pub(crate) fn note_issued(db: &Connection, redo: &Redo, seq: Seq) -> Rows<()> {
-    let Redo::PutStaticKey(key) = redo else { return Ok(()) };
-    db.prepare_cached("UPDATE static_key SET issued_seq = ?2 WHERE id = ?1 AND issued_seq IS NULL")?
-        .execute((key.id.as_str(), seq))
-        .map(drop)
+/// Notes what is named by its record: which one issued a key, the first time it
+/// is seen, for without one the key is refused (ruling 20); and revocations.
+pub(crate) fn note_recorded(db: &Connection, redo: &Redo, seq: Seq) -> Rows<()> {
+    match redo {
+        Redo::PutStaticKey(key) => db
+            .prepare_cached("UPDATE static_key SET issued_seq = ?2 WHERE id = ?1 AND issued_seq IS NULL")?
+            .execute((key.id.as_str(), seq))
+            .map(drop),
+        Redo::PutRevocation(revocation) => db
+            .prepare_cached("INSERT OR IGNORE INTO revocation VALUES(?1, ?2, ?3)")?
+            .execute((seq, revocation.realm.as_str(), to_cbor(revocation)))
+            .map(drop),
+        _ => Ok(()),
+    }
+}
+
+/// The manifest in force in a realm.
+pub(crate) fn manifest(db: &Connection, realm: &Realm) -> Rows<Option<SignedManifest>> {
+    db.prepare_cached("SELECT body FROM manifest WHERE realm = ?1")?
+        .query_row([realm.as_str()], |row| cbor(row, 0))
+        .optional()
+}
+
+/// The revocations of a realm, as they were recorded.
+pub(crate) fn revocations(db: &Connection, realm: &Realm) -> Rows<Vec<(Seq, Revocation)>> {
+    db.prepare_cached("SELECT seq, body FROM revocation WHERE realm = ?1 ORDER BY seq")?
+        .query_map([realm.as_str()], |row| Ok((row.get(0)?, cbor(row, 1)?)))?
+        .collect()
 }
 
 /// Decodes a CBOR column.

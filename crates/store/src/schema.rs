@@ -6,7 +6,22 @@
 use ringfence_db::Migration;
 
 /// Every step from the first release on; a released step is never edited.
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration { to: 1, sql: V1 }];
+pub(crate) const MIGRATIONS: &[Migration] = &[Migration { to: 1, sql: V1 }, Migration { to: 2, sql: V2 }];
+
+/// What gives session keys their power, and takes it.
+const V2: &str = "
+CREATE TABLE manifest(
+    realm TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    body BLOB NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE revocation(
+    seq INTEGER PRIMARY KEY,
+    realm TEXT NOT NULL,
+    body BLOB NOT NULL
+);
+";
 
 /// `version` is narrow, so that a listing page is one range scan over few
 /// pages; what only a read of the object needs lies in `body`, whose rows are

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ringfence_access::Placement;
+use ringfence_access::manifests::CheckedManifest;
 use ringfence_access::permit::{Administer, Delete, Write};
 use ringfence_access::placement::Unavailable;
 use ringfence_access::policy::PolicyChange;
@@ -12,6 +13,7 @@ use ringfence_db::clock::Clock;
 use ringfence_db::rusqlite::Connection;
 use ringfence_format::names::{BucketId, InstallationId, PartId, SiteId, UploadId, VersionUid};
 use ringfence_format::redo::{Bucket, Rehead, StaticKeyRow, TenantRow, Upload};
+use ringfence_format::session::Revocation;
 use ringfence_log::{Log, Recorded};
 use tokio::sync::Semaphore;
 
@@ -409,6 +411,33 @@ impl Store {
         key: StaticKeyRow,
     ) -> Result<Recorded<Commit>, CommitError> {
         self.submit(Act::PutStaticKey(authority.into().into(), key)).await
+    }
+
+    /// Puts a manifest of session keys in force. Its leaf stands in the log in
+    /// clear.
+    ///
+    /// # Errors
+    /// [`Conflict::Changed`](crate::Conflict::Changed) where it does not follow
+    /// the one in force.
+    pub async fn put_manifest(
+        &self,
+        authority: impl Into<Authority<Administer>>,
+        manifest: &CheckedManifest,
+    ) -> Result<Recorded<Commit>, CommitError> {
+        self.submit(Act::PutManifest(authority.into().into(), Box::new(manifest.signed().clone()))).await
+    }
+
+    /// Revokes, or takes a revocation back. Its leaf stands in the log in clear.
+    ///
+    /// # Errors
+    /// [`Conflict::NotRevoked`](crate::Conflict::NotRevoked) where there is
+    /// nothing to take back.
+    pub async fn put_revocation(
+        &self,
+        authority: impl Into<Authority<Administer>>,
+        revocation: Revocation,
+    ) -> Result<Recorded<Commit>, CommitError> {
+        self.submit(Act::PutRevocation(authority.into().into(), revocation)).await
     }
 
     /// The first tenant and key of an installation that has none: nobody is
