@@ -26,6 +26,11 @@ const SITES_EVERY: Duration = Duration::from_secs(1);
 const OPEN_AGAIN_MIN: Duration = Duration::from_secs(1);
 /// Between the later ones.
 const OPEN_AGAIN_MAX: Duration = Duration::from_secs(60);
+/// From the start to the first look at identity providers' keys: a key that two
+/// of them serve is to be known before a token comes.
+const ISSUERS_FIRST: Duration = Duration::from_millis(100);
+/// Between two looks for keys that are to be fetched again.
+const ISSUERS_EVERY: Duration = Duration::from_secs(60);
 /// Between two looks at minutes of refused requests.
 const NOISE_EVERY: Duration = Duration::from_secs(20);
 /// Between two looks for packs that are mostly erased.
@@ -45,6 +50,7 @@ pub async fn run(installation: Arc<Installation>, stopping: Stopping) {
         crate::watch::run(&installation, stopping.clone()),
         every(ERASE_EVERY, "erase", &stopping, || erase(&installation)),
         sites(&installation, &stopping),
+        first_after(ISSUERS_FIRST, ISSUERS_EVERY, "issuers", &stopping, || issuers(&installation)),
         every(NOISE_EVERY, "noise", &stopping, || noise(&installation)),
         every(seconds(b.sweep_every_s), "sweep", &stopping, || sweep(&installation)),
         every(seconds(b.scrub_every_s), "scrub", &stopping, || scrub(&installation, b.scrub_mib_per_s)),
@@ -267,4 +273,10 @@ mod tests {
         assert_eq!(at.log.lookup(last).expect("on record").core.op.0, "system:AbortStaleUpload");
         at.close().await;
     }
+}
+
+/// Fetches the keys of identity providers that are missing or old.
+async fn issuers(installation: &Installation) -> Result<(), Failure> {
+    installation.issuers.refresh(installation.clock().now_us() / 1_000_000).await;
+    Ok(())
 }

@@ -10,6 +10,7 @@ mod check;
 mod error;
 mod overrides;
 mod secret;
+mod sessions;
 mod template;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use error::ConfigError;
 pub use secret::SecretRef;
+pub use sessions::{Issuer, RoleSettings, Sts};
 pub use template::FIRST;
 
 /// The name of the file inside the data directory.
@@ -65,6 +67,15 @@ pub struct Config {
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, PlacementRule>")]
     pub placement: BTreeMap<Label, PlacementRule>,
+    /// Identity providers whose tokens are exchanged for sessions.
+    #[serde(default)]
+    pub issuer: Vec<Issuer>,
+    /// What sessions may do, and who may have one.
+    #[serde(default)]
+    pub role: Vec<RoleSettings>,
+    /// Sessions.
+    #[serde(default)]
+    pub sts: Sts,
     /// The policies.
     #[serde(default)]
     pub policy: Policy,

@@ -22,7 +22,7 @@ use ringfence_access::labels::PrefixRule;
 use ringfence_access::noise::Noise;
 use ringfence_access::permit::Administer;
 use ringfence_access::policy::Engine;
-use ringfence_access::{Ask, Keys, LabelRules, Labels, Permit, caller};
+use ringfence_access::{Ask, Issuers, Keys, LabelRules, Labels, Permit, Roles, caller};
 use ringfence_db::clock::{Clock, SystemClock};
 use ringfence_db::disk::{Disk, RealDisk};
 use ringfence_format::names::{InstallationId, Principal, Realm, SiteId, Tenant};
@@ -35,6 +35,7 @@ use ringfence_vault::{Passphrase, Unlock, Vault};
 
 use crate::cli::{Failure, Kind};
 use crate::config::{self, Config};
+use crate::sts::World;
 
 pub use credentials::{CredentialsFile, NewKey};
 pub use lock::DataDir;
@@ -78,6 +79,10 @@ pub struct Installation {
     pub keys: Arc<Keys>,
     /// Where labels come from.
     pub labels: Arc<LabelRules>,
+    /// Identity providers and their keys.
+    pub issuers: Arc<Issuers>,
+    /// What sessions may do, and who may have one.
+    pub roles: Arc<Roles>,
     /// Refusals of nobody in particular, until their minute is over.
     pub noise: Arc<Noise>,
     /// The trust root.
@@ -136,6 +141,7 @@ impl Installation {
         let engine = Arc::new(policies::start(&path, &config, &store, &log, &*clock).await?);
         let realm = config.realm.clone();
         let keys = Arc::new(Keys::new(key_entries(&store, &log, &realm)));
+        let (issuers, roles) = sessions(&config, &log)?;
         let installation = Self {
             config,
             clock,
@@ -145,6 +151,8 @@ impl Installation {
             engine,
             keys,
             labels,
+            issuers,
+            roles,
             noise: Arc::default(),
             realm,
             left_out: std::sync::Mutex::new(left_out),
@@ -513,6 +521,15 @@ fn label_rules(config: &Config) -> Result<LabelRules, Failure> {
         label: rule.label.clone(),
     });
     LabelRules::new(labels, defaults.collect(), rules.collect()).map_err(|e| wrong(&e))
+}
+
+/// Who may get a session, by the configuration; nothing is fetched yet.
+fn sessions(config: &Config, log: &Arc<Log>) -> Result<(Arc<Issuers>, Arc<Roles>), Failure> {
+    let wrong = |e: &dyn std::fmt::Display| Failure::new(Kind::Configuration, e);
+    let entries = config.issuers().map_err(|e| wrong(&e))?;
+    let issuers = Issuers::new(entries, Arc::new(World::new(log.clone()))).map_err(|e| wrong(&e))?;
+    let roles = Roles::new(config.roles().map_err(|e| wrong(&e))?);
+    Ok((Arc::new(issuers), Arc::new(roles)))
 }
 
 fn key_entries(store: &Store, log: &Log, realm: &Realm) -> Vec<KeyEntry> {

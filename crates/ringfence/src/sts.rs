@@ -7,9 +7,10 @@
 
 mod answer;
 mod error;
-pub mod fetch;
+mod fetch;
 mod query;
 mod sigv4;
+mod world;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub use answer::{Answered, assumed_role_arn, assumed_role_id};
 pub use error::{StsCode, StsError};
 pub use query::Given;
 pub use sigv4::{Claimed, Signed};
+pub use world::World;
 
 /// The role a client asks for, as its ARN says it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,12 +16,29 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// As a variable names it: entries of `[[site]]` by their id.
-    pub(super) fn as_text(&self, config: &Config) -> String {
-        match self {
-            Self::Key(key) => key.clone(),
-            Self::Index(i) => config.site.get(*i).map(|s| s.id.to_string()).unwrap_or_default(),
-        }
+    /// As a variable names it: entries of the list before it by their id or name.
+    fn as_text(&self, list: Option<&Self>, config: &Config) -> String {
+        let (i, list) = match (self, list) {
+            (Self::Key(key), _) => return key.clone(),
+            (Self::Index(i), Some(Self::Key(list))) => (*i, list.as_str()),
+            (Self::Index(_), _) => return String::new(),
+        };
+        let name = match list {
+            "site" => config.site.get(i).map(|site| site.id.as_str()),
+            "tenant" => config.tenant.get(i).map(|tenant| tenant.name.as_str()),
+            "issuer" => config.issuer.get(i).map(|issuer| issuer.name.as_str()),
+            "role" => config.role.get(i).map(|role| role.name.as_str()),
+            _ => None,
+        };
+        name.unwrap_or_default().to_owned()
+    }
+}
+
+impl Wrong {
+    /// Its path as a variable would name it.
+    pub(super) fn as_variable(&self, config: &Config) -> Vec<String> {
+        let before = |i: usize| i.checked_sub(1).and_then(|i| self.path.get(i));
+        self.path.iter().enumerate().map(|(i, step)| step.as_text(before(i), config)).collect()
     }
 }
 
@@ -33,7 +50,7 @@ pub(super) struct Wrong {
     pub(super) help: Option<String>,
 }
 
-type Check = Result<(), Wrong>;
+pub(super) type Check = Result<(), Wrong>;
 
 /// All rules; the first that is broken.
 pub(super) fn all(config: &Config) -> Check {
@@ -47,6 +64,7 @@ pub(super) fn all(config: &Config) -> Check {
     labels(config)?;
     placements(config)?;
     retention(config)?;
+    super::sessions::check(config)?;
     background(config)
 }
 

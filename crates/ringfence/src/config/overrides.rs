@@ -49,7 +49,7 @@ pub(super) fn apply(
 impl Overridden {
     /// The error for what [`super::check`] found, at the place it comes from.
     pub(super) fn blame(&self, file: &Path, text: &str, wrong: Wrong) -> ConfigError {
-        let plain: Vec<String> = wrong.path.iter().map(|s| s.as_text(&self.config)).collect();
+        let plain = wrong.as_variable(&self.config);
         if let Some((variable, _)) = self.set.iter().find(|(_, path)| same_path(path, &plain)) {
             return ConfigError::in_environment(variable, &wrong.message);
         }

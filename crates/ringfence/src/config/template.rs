@@ -92,6 +92,25 @@ copies = 1
 prefer = ["home"]
 copies = 1
 
+# Sessions: an identity provider's token is exchanged for short-lived keys
+# (AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ENDPOINT_URL_STS in any AWS SDK);
+# docs/operate/sessions.md goes through it.
+# [[issuer]]
+# name = "corp"
+# url = "https://login.example.com/realms/corp"   # `iss`, exactly
+# tenant = "default"
+# audience = "ringfence"
+# claims = ["groups"]
+#
+# [[role]]
+# tenant = "default"
+# name = "reader"                 # arn:ringfence:iam::default:role/reader
+# issuers = ["corp"]
+# subjects = ["*"]
+# claims = { groups = "readers" }
+# actions = ["s3:Get*", "s3:List*"]
+# resources = ["*"]
+
 [policy]
 file = "policy.cedar"
 # Edited, it takes effect at once, after its diff is recorded; false waits for

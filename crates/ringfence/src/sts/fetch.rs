@@ -1,6 +1,7 @@
 //! Fetches identity providers' documents: the one place where their bytes come
 //! in. What may be fetched is decided in `ringfence_access::evidence`.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -11,23 +12,25 @@ use ringfence_access::evidence::NotFetched;
 /// Seconds until a document is given up, connecting included.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A client for documents.
+/// A client for documents. Made when the first is asked for: it reads the
+/// machine's root certificates.
+#[derive(Default)]
 pub struct Fetcher {
-    outside: Client,
+    outside: OnceLock<Result<Client, String>>,
     /// No proxy stands between this machine and itself.
-    loopback: Client,
+    loopback: OnceLock<Result<Client, String>>,
 }
 
 impl Fetcher {
-    /// A client that follows no redirection: a document of another place is
-    /// another issuer's.
-    ///
-    /// # Errors
-    /// The machine's root certificates cannot be read.
-    pub fn new() -> Result<Self, String> {
+    /// Follows no redirection: a document of another place is another issuer's.
+    fn client(&self, scheme: &str) -> Result<&Client, String> {
         let builder = || Client::builder().redirect(Policy::none()).timeout(TIMEOUT).user_agent("ringfence");
         let built = |client: reqwest::Result<Client>| client.map_err(|error| error.to_string());
-        Ok(Self { outside: built(builder().build())?, loopback: built(builder().no_proxy().build())? })
+        let client = match scheme {
+            "http" => self.loopback.get_or_init(|| built(builder().no_proxy().build())),
+            _ => self.outside.get_or_init(|| built(builder().https_only(true).build())),
+        };
+        client.as_ref().map_err(Clone::clone)
     }
 
     /// The body of `GET url`, if it is answered by 200 and has at most `max` bytes.
@@ -37,7 +40,7 @@ impl Fetcher {
     pub async fn get(&self, url: &str, max: usize) -> Result<Vec<u8>, NotFetched> {
         let failed = |why: &dyn std::fmt::Display| NotFetched(format!("`{url}`: {why}"));
         let parsed = Url::parse(url).map_err(|error| failed(&error))?;
-        let client = if parsed.scheme() == "http" { &self.loopback } else { &self.outside };
+        let client = self.client(parsed.scheme()).map_err(|error| failed(&error))?;
         let request = client.get(parsed).header(http::header::ACCEPT, "application/json");
         let response = request.send().await.map_err(|error| failed(&causes(&error)))?;
         if response.status() != StatusCode::OK {
