@@ -31,6 +31,10 @@ const OPEN_AGAIN_MAX: Duration = Duration::from_secs(60);
 const ISSUERS_FIRST: Duration = Duration::from_millis(100);
 /// Between two looks for keys that are to be fetched again.
 const ISSUERS_EVERY: Duration = Duration::from_secs(60);
+/// From the start to the first look at session keys; it was done at the start.
+const KEYS_FIRST: Duration = Duration::from_secs(600);
+/// Between two looks whether session keys are running out.
+const KEYS_EVERY: Duration = Duration::from_secs(3600);
 /// Between two looks at minutes of refused requests.
 const NOISE_EVERY: Duration = Duration::from_secs(20);
 /// Between two looks for packs that are mostly erased.
@@ -51,6 +55,7 @@ pub async fn run(installation: Arc<Installation>, stopping: Stopping) {
         every(ERASE_EVERY, "erase", &stopping, || erase(&installation)),
         sites(&installation, &stopping),
         first_after(ISSUERS_FIRST, ISSUERS_EVERY, "issuers", &stopping, || issuers(&installation)),
+        first_after(KEYS_FIRST, KEYS_EVERY, "session-keys", &stopping, || installation.rotate_session_keys()),
         every(NOISE_EVERY, "noise", &stopping, || noise(&installation)),
         every(seconds(b.sweep_every_s), "sweep", &stopping, || sweep(&installation)),
         every(seconds(b.scrub_every_s), "scrub", &stopping, || scrub(&installation, b.scrub_mib_per_s)),

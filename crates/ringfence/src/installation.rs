@@ -100,6 +100,7 @@ pub struct Installation {
     left_out: std::sync::Mutex<Vec<LeftOut>>,
     first: std::sync::Mutex<Option<NewKey>>,
     changing_policies: tokio::sync::Mutex<()>,
+    changing_keys: tokio::sync::Mutex<()>,
     dir: DataDir,
 }
 
@@ -173,11 +174,16 @@ impl Installation {
             left_out: std::sync::Mutex::new(left_out),
             first: std::sync::Mutex::default(),
             changing_policies: tokio::sync::Mutex::default(),
+            changing_keys: tokio::sync::Mutex::default(),
             dir,
         };
+        installation.take_up_authority().await?;
         installation.credentials().finish(|id| installation.keys.find(id).is_some())?;
         if options.create && installation.keys_of_first_tenant() == 0 {
             installation.first_tenant().await?;
+        }
+        if options.create {
+            installation.try_session_keys().await;
         }
         Ok(installation)
     }
@@ -296,8 +302,14 @@ impl Installation {
         self.changing_policies.lock().await
     }
 
+    /// Held while a manifest is made, so that two do not claim one number.
+    pub async fn changing_keys(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.changing_keys.lock().await
+    }
+
     /// Sets gauges that are looked at when somebody asks for metrics.
     pub fn measure(&self) {
+        self.measure_session_keys();
         metrics::gauge!("ringfence_log_records").set(self.log.durable_size() as f64);
         metrics::gauge!("ringfence_log_published").set(self.log.published_size() as f64);
         metrics::gauge!("ringfence_ready").set(f64::from(u8::from(self.obstacle().is_none())));
@@ -416,6 +428,7 @@ impl Installation {
         let unavailable = |e| Failure::new(Kind::Unavailable, e);
         if !self.vault.realms().contains(realm) {
             self.vault.add_realm(realm, &unlock(self.dir(), &self.config)?).map_err(unavailable)?;
+            self.vault.prepare_root(realm).map_err(unavailable)?;
         }
         let known = self.vault.tenants(realm).map_err(unavailable)?;
         if !known.contains(tenant) {
@@ -425,7 +438,11 @@ impl Installation {
         let created_ms = self.clock.now_us() / 1000;
         let row = TenantRow { name: tenant.clone(), realm: realm.clone(), created_ms };
         let committed = self.store.put_tenant(permit, row).await;
-        committed.map(drop).map_err(|e| Failure::new(Kind::Unavailable, e))
+        committed.map(drop).map_err(|e| Failure::new(Kind::Unavailable, e))?;
+        // It can have sessions from now on; with an offline root, from the next
+        // manifest on.
+        self.try_session_keys().await;
+        Ok(())
     }
 
     /// Issues a static key: staged in the credentials file, recorded, shown.

@@ -17,6 +17,7 @@ mod installation;
 mod retention;
 mod s3;
 mod serve;
+mod session_keys;
 mod sessions;
 mod sts;
 mod telemetry;

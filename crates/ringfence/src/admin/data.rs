@@ -53,6 +53,7 @@ fn warnings(installation: &Installation) -> Vec<String> {
     if installation.vault().is_development() {
         warnings.push("the keyring is unlocked by the development key file inside the data directory".to_owned());
     }
+    warnings.extend(installation.session_key_warnings());
     for (site, why) in installation.left_out() {
         warnings.push(format!("site `{site}` is left out until it can be opened: {why}"));
     }

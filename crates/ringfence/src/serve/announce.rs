@@ -50,6 +50,9 @@ pub fn announce(installation: &Installation, first_start: bool, output: &Output)
              who can read the directory can open everything. See `[keys]` in ringfence.toml",
         );
     }
+    for warning in installation.session_key_warnings() {
+        output.warn(&warning);
+    }
     if first_start {
         output.warn(
             "lost keys are lost data. Back them up now, and keep the file elsewhere: \
