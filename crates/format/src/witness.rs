@@ -95,6 +95,15 @@ impl WitnessKey {
     }
 }
 
+/// The lines that stand under a checkpoint, as a witness answers with them,
+/// joined to the log's own note.
+pub fn with_cosignatures(note: &str, lines: &str) -> String {
+    match lines.ends_with('\n') || lines.is_empty() {
+        true => format!("{note}{lines}"),
+        false => format!("{note}{lines}\n"),
+    }
+}
+
 /// What a witness signs: that it saw this at that time.
 pub fn message(time_s: u64, note_text: &str) -> String {
     format!("cosignature/v1\ntime {time_s}\n{note_text}")

@@ -57,6 +57,26 @@ pub enum LogError {
         /// How many there are.
         size: Seq,
     },
+    /// Our fault, retry later: no checkpoint covers the record yet.
+    #[error("no checkpoint covers record {seq} yet{why}")]
+    NotPublished {
+        /// Which record.
+        seq: Seq,
+        /// Behind a colon: why the last one could not be published, if that failed.
+        why: String,
+    },
+    /// Too few witnesses cosigned in time a checkpoint that covers the record.
+    #[error("{k} of {n} witnesses must cosign a checkpoint with record {seq}, and too few did: {}", told(.why))]
+    QuorumLost {
+        /// Which record.
+        seq: Seq,
+        /// How many must.
+        k: usize,
+        /// How many there are.
+        n: usize,
+        /// Which did not, and why.
+        why: Vec<(String, String)>,
+    },
     /// There is no such tile.
     #[error("`{0}` is not in the tree")]
     NoTile(String),
@@ -94,6 +114,10 @@ pub enum LogError {
         /// Its kind.
         kind: io::ErrorKind,
     },
+}
+
+fn told(why: &[(String, String)]) -> String {
+    why.iter().map(|(name, why)| format!("`{name}`: {why}")).collect::<Vec<_>>().join("; ")
 }
 
 /// Says what was tried, on which file.

@@ -16,6 +16,7 @@ use crate::publish::{Published, Tree};
 use crate::reader::Catalogued;
 use crate::seal::SealRecord;
 use crate::sequencer::{Front, Writer};
+use crate::witnessed::Witnesses;
 
 pub(crate) struct Inner {
     pub(crate) disk: Arc<dyn Disk>,
@@ -52,6 +53,8 @@ pub(crate) struct Inner {
     pub(crate) retired: Mutex<Vec<Retired>>,
     /// Held while segments are written anew: one cut at a time.
     pub(crate) cutting: Mutex<()>,
+    /// What witnesses said of the published checkpoints.
+    pub(crate) witnesses: Witnesses,
     /// Whether there is housekeeping to do, or it is to end.
     pub(crate) chores: Mutex<Chores>,
     pub(crate) chores_wake: Condvar,

@@ -21,6 +21,7 @@ mod seal;
 mod segment;
 mod sequencer;
 mod space;
+mod witnessed;
 
 pub use cut::{Cut, Fate, Place};
 pub use error::LogError;
@@ -30,3 +31,4 @@ pub use public::PublicEntries;
 pub use reader::{Change, Changed, Records, Replay};
 pub use recorded::{Class, Entry, Recorded};
 pub use seal::{Keep, OpenError, SealError, SealRecord, SignCheckpoint};
+pub use witnessed::Witnessed;

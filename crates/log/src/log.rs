@@ -71,7 +71,7 @@ pub enum Run {
 /// Closing it ([`Log::close`], or dropping the last handle) writes what is
 /// waiting and publishes a last checkpoint.
 pub struct Log {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
     threads: Mutex<Threads>,
 }
 

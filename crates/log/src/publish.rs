@@ -172,6 +172,7 @@ impl Inner {
             tail: tree.tail.clone(),
         };
         *self.published.write().unwrap_or_else(PoisonError::into_inner) = std::sync::Arc::new(published);
+        self.witnesses.tell();
         metrics::gauge!("ringfence_log_published_records").set(size as f64);
         tree.partials.push_back(partials);
         self.prune(tree);

@@ -36,6 +36,7 @@ use crate::seal::{SealRecord, SignCheckpoint};
 use crate::segment::{self, Active, End, RESERVE, SPARE, Scan, Segment};
 use crate::sequencer::{Batch, Front, State, Writer};
 use crate::space::{Growth, Space, Spare};
+use crate::witnessed::{self, Witnesses};
 
 /// See [`crate::Log::open`].
 pub(crate) fn open(
@@ -61,6 +62,7 @@ pub(crate) fn open(
         let what = format!("missing, though a checkpoint of {} records was signed", last.size);
         return Err(LogError::Broken { index: found.next, what });
     }
+    let kept = witnessed::read_kept(disk.as_ref(), dir, &key);
     let writer = open_writer(disk.as_ref(), &records, &origin, &options, &found)?;
     let front = Front {
         state: State::Open,
@@ -91,6 +93,7 @@ pub(crate) fn open(
         segments: RwLock::new(segments),
         retired: Mutex::new(found.retired),
         cutting: Mutex::default(),
+        witnesses: Witnesses::new(kept.as_ref().map(|(_, note)| note.clone())),
         chores: Mutex::new(Chores::default()),
         chores_wake: Condvar::new(),
         disk,
@@ -99,6 +102,7 @@ pub(crate) fn open(
         options,
     };
     publish_first(&inner)?;
+    kept.map_or(Ok(()), |(kept, _)| inner.check_kept(&kept))?;
     Ok(inner)
 }
 

@@ -222,6 +222,8 @@ impl Inner {
         waiting.for_each(|waiter| drop(waiter.send(Err(LogError::Failed(why.to_owned())))));
         front.pool.clear();
         batch.clear();
+        drop(front);
+        self.witnesses.tell();
     }
 
     fn write(&self, batch: &Batch) -> Result<(), LogError> {

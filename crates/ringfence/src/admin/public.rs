@@ -116,11 +116,11 @@ async fn log(State(public): State<Public>, uri: Uri) -> Response {
 }
 
 /// The path below `DIR/log` if it is one of the public files: `checkpoint`,
-/// `log.vkey` or `tile/…` as C2SP tlog-tiles names them. Sealed records and the
+/// the one with cosignatures, `log.vkey` or `tile/…` as C2SP tlog-tiles names them. Sealed records and the
 /// write-ahead log are never served.
 fn public_file(path: &str) -> Option<PathBuf> {
     let path = path.strip_prefix("/log/")?;
-    if path == "checkpoint" || path == "log.vkey" {
+    if matches!(path, "checkpoint" | "checkpoint.cosigned" | "log.vkey") {
         return Some(PathBuf::from(path));
     }
     let tile = path.strip_prefix("tile/")?;
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn only_public_files_of_the_log_are_served() {
         for good in
-            ["/log/checkpoint", "/log/log.vkey", "/log/tile/0/000", "/log/tile/1/x001/234.p/7", "/log/tile/entries/000"]
+            ["/log/checkpoint", "/log/checkpoint.cosigned", "/log/log.vkey", "/log/tile/0/000", "/log/tile/1/x001/234.p/7", "/log/tile/entries/000"]
         {
             assert!(public_file(good).is_some(), "{good}");
         }
