@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 import harness
+import sts
 from harness import Server, new_home, unique
 
 
@@ -30,6 +31,14 @@ def server():
     finally:
         server.kill()
         shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """An installation with two realms, three tenants, and an identity provider
+    for each; see `sts.World`."""
+    with sts.world() as made:
+        yield made
 
 
 @pytest.fixture
@@ -66,7 +75,7 @@ def bucket(s3):
 def the_server_survives_every_test(request):
     """Whatever a test sent, the process of the file's server is still there."""
     yield
-    if "server" in request.fixturenames:
-        server = request.getfixturevalue("server")
+    shared = [request.getfixturevalue(name) for name in ("server", "world") if name in request.fixturenames]
+    for server in (getattr(one, "server", one) for one in shared):
         assert server.is_alive(), "the server died"
         assert "panicked at" not in server.log_text(), "the server panicked"
