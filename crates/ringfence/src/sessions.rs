@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use std::time::Duration;
-
 use quick_cache::sync::Cache;
 use ringfence_access::caller::{AuthnReason, Origin, Unauthenticated};
 use ringfence_access::keys::KeyState;
@@ -12,12 +10,9 @@ use ringfence_access::session::Rule;
 use ringfence_access::{Narrowing, Rights, Roles, Session};
 use ringfence_format::leaf::{Hash, sha256};
 use ringfence_format::names::{KeyId, Realm, SiteId, Tenant};
-use ringfence_format::record::Seq;
 use ringfence_format::session::{
-    BadSession, Claims, Issued, KeySet, PathHash, Purpose, Receipt, Refusal, SESSION_TOKEN_BYTES_MAX, SessionToken,
-    Verified,
+    BadSession, Claims, Issued, KeySet, Purpose, Refusal, SESSION_TOKEN_BYTES_MAX, SessionToken, Verified,
 };
-use ringfence_log::LogError;
 use ringfence_vault::{SecretText, VaultError};
 use zeroize::Zeroizing;
 
@@ -215,27 +210,5 @@ impl Installation {
             AuthnReason::UnknownKey
         })?;
         Ok((Zeroizing::new(secret.expose_secret().to_owned()), entry.realm.clone(), entry.tenant.clone()))
-    }
-}
-
-impl Installation {
-    /// The proof that a record is in the log, once a checkpoint covers it.
-    ///
-    /// # Errors
-    /// No checkpoint came within `wait`.
-    pub async fn receipt(&self, index: Seq, wait: Duration) -> Result<Receipt, LogError> {
-        let log = self.log.clone();
-        let made = tokio::task::spawn_blocking(move || {
-            if log.published_size() <= index {
-                log.publish()?;
-            }
-            let proof = log.prove(index)?;
-            let path = proof.path.into_iter().map(PathHash).collect();
-            Ok(Receipt { index, entry: log.entry(index)?.to_vec(), path, checkpoint: proof.checkpoint })
-        });
-        match tokio::time::timeout(wait, made).await {
-            Ok(made) => made.unwrap_or_else(|_| Err(LogError::Failed("a receipt could not be made".into()))),
-            Err(_) => Err(LogError::Busy(0)),
-        }
     }
 }

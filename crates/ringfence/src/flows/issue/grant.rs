@@ -249,7 +249,7 @@ impl Drafted {
         let issuing = Issuing { permit, claims, issuance };
         let recorded = at.log.record(issuing).await.map_err(|error| failed("it could not be recorded", &error))?;
         let seq = recorded.index();
-        let receipt = at.receipt(seq, RECEIPT_WAIT).await.map_err(|error| failed("it has no receipt", &error))?;
+        let receipt = at.log.receipt(seq, RECEIPT_WAIT).await.map_err(|error| failed("it has no receipt", &error))?;
         let claims = &recorded.claims;
         let token = SessionToken::staple(&paseto, &receipt, policy.as_deref())
             .map_err(|_| StsError::new(StsCode::PackedPolicyTooLarge, "the session would be longer than allowed"))?;
