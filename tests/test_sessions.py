@@ -387,7 +387,7 @@ def test_a11_issuances_and_accesses_name_each_other(world, issued):
         assert subject["session"] == session.claims["jti"] and subject["role"] == "worker"
     records = world.server.cli_json("log", "show", "--from", "0", "--limit", "100000")["records"]
     by_index = {record["seq"]: record for record in records}
-    issuances = {i for i, record in by_index.items() if (record.get("public") or {}).get("kind") == tlog.ISSUANCE}
+    issuances = {i for i, record in by_index.items() if (record.get("public") or {}).get("kind") == "issuance"}
     used = {record["subject"]["issued"] for record in records if (record.get("subject") or {}).get("issued") is not None}
     assert used and used <= issuances, "each access names an issuance"
     assert all(by_index[i]["core"]["op"].startswith("sts:AssumeRole") for i in issuances)

@@ -143,7 +143,7 @@ fn shown(seq: Seq, record: &Record, whole: bool) -> Value {
         for field in ["key", "source", "prefix", "names"] {
             resource[field] = Value::Null;
         }
-        for field in ["source", "user_agent"] {
+        for field in ["source", "user_agent", "issuer_subject"] {
             subject[field] = Value::Null;
         }
     }
