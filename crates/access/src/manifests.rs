@@ -178,11 +178,16 @@ pub fn check_found<'a>(
     Ok(CheckedManifest { signed })
 }
 
-/// What must follow a manifest: everything of it that still counts, and new
-/// keys. A key that stands in both keeps its life; its sites are the new ones.
+/// Keys whose time is over stay listed for so long, in seconds: what is signed
+/// with one then is known for a retired key, not taken for noise.
+pub const RETIRED_KEPT_S: u64 = 90 * 24 * 3600;
+
+/// What must follow a manifest: everything of it that counts or is to be
+/// recognised, and new keys. A key that stands in both keeps its life; its sites are the new ones.
 pub fn next(realm: &Realm, last: Option<&Manifest>, keys: Vec<KeyRow>, now_s: u64) -> Manifest {
     let mut all: HashMap<Kid, KeyRow> = HashMap::new();
-    for row in last.iter().flat_map(|last| &last.keys).filter(|row| row.until_s > now_s) {
+    for row in last.iter().flat_map(|last| &last.keys).filter(|row| row.until_s.saturating_add(RETIRED_KEPT_S) > now_s)
+    {
         all.insert(row.public.kid(), row.clone());
     }
     for row in keys {

@@ -8,6 +8,7 @@ mod alarms;
 pub mod call;
 mod cuts;
 mod data;
+mod drill;
 pub mod handle;
 mod keys;
 mod logs;

@@ -8,6 +8,7 @@ mod alarms;
 mod connect;
 mod cuts;
 mod demo;
+pub mod drill;
 mod failure;
 mod offline;
 mod operator;
@@ -116,6 +117,9 @@ enum Command {
         #[arg(long, conflicts_with = "dry_run")]
         confirm_recovered: bool,
     },
+    /// Replay a break-in against the running instance, on realms of the drill's own.
+    #[command(subcommand)]
+    Drill(DrillCommand),
     /// What runs, how far the log is, what needs attention.
     Status,
 }
@@ -347,6 +351,16 @@ enum TenantCommand {
 }
 
 #[derive(Subcommand, Debug)]
+enum DrillCommand {
+    /// Storm-0558 (2023): stolen signing keys, mixed key sets, tokens renewed by themselves.
+    #[command(
+        after_help = "Makes the realms `drill-consumer` and `drill-enterprise`, which hold nothing of yours.\nExit status 0 only if every attempt was refused, or made visible as the threat model says.\n\nExample:\n  ringfence drill storm-0558"
+    )]
+    #[command(name = "storm-0558")]
+    Storm0558,
+}
+
+#[derive(Subcommand, Debug)]
 enum ConfigCommand {
     /// Check a configuration: file, line, what is wrong, what would be right.
     Check {
@@ -377,6 +391,7 @@ fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(arguments) => crate::serve::run(&common, &arguments, output),
         Command::Demo { folder } => demo::run(&common, folder, output),
+        Command::Drill(DrillCommand::Storm0558) => drill::run(&common, output),
         Command::Log(LogCommand::Check { proof, key }) => offline::log_check(&common, &proof, key, output),
         Command::Log(LogCommand::Verify { log, key, against }) => {
             offline::log_verify(&common, log, key, against, output)

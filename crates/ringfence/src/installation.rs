@@ -18,11 +18,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use ringfence_access::evidence::IssuerEntry;
 use ringfence_access::keys::KeyEntry;
 use ringfence_access::labels::PrefixRule;
 use ringfence_access::noise::Noise;
 use ringfence_access::permit::Administer;
 use ringfence_access::policy::Engine;
+use ringfence_access::roles::Role;
 use ringfence_access::{Ask, Authority, Issuers, Keys, LabelRules, Labels, Permit, Roles, caller};
 use ringfence_db::clock::{Clock, SystemClock};
 use ringfence_db::disk::{Disk, RealDisk};
@@ -215,6 +217,22 @@ impl Installation {
     /// What sessions may do, and who may have one.
     pub fn roles(&self) -> Arc<Roles> {
         self.roles.load_full()
+    }
+    /// Identity providers and roles from here on: those of the configuration,
+    /// and what a drill brings beside them.
+    ///
+    /// # Errors
+    /// They do not go together.
+    pub fn provide(&self, issuers: Vec<IssuerEntry>, roles: Vec<Role>) -> Result<(), Failure> {
+        let wrong = |e: &dyn std::fmt::Display| Failure::new(Kind::Usage, e);
+        let mut all = self.config.issuers().map_err(|e| wrong(&e))?;
+        all.extend(issuers);
+        let world = Arc::new(World::new(self.log.clone(), self.alarms.clone()));
+        let issuers = Issuers::new(all, world).map_err(|e| wrong(&e))?;
+        let own = self.config.roles().map_err(|e| wrong(&e))?;
+        self.issuers.store(Arc::new(issuers));
+        self.roles.store(Arc::new(Roles::new(own.into_iter().chain(roles))));
+        Ok(())
     }
     /// Every record.
     pub fn log(&self) -> &Arc<Log> {

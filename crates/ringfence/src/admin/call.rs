@@ -55,6 +55,10 @@ pub enum Call {
     LogErase(Erase),
     /// Alarms.
     AlarmList { since: Option<u64> },
+    /// Realms, issuers and keys for a drill.
+    DrillBegin(DrillBegin),
+    /// The drill's issuers and roles go.
+    DrillEnd {},
     /// Check every copy.
     Scrub {},
     /// Erase what is gone.
@@ -135,4 +139,21 @@ impl<F: Fn(&str, u64, u64) + Send + Sync> Progress for F {
     fn at(&self, what: &str, done: u64, total: u64) {
         self(what, done, total);
     }
+}
+
+/// What a drill brings: issuers on loopback, and keys that are stolen from the
+/// start, each listed in its scope like one of ours.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrillBegin {
+    /// The consumers' issuer.
+    pub consumer: String,
+    /// The enterprise's issuer.
+    pub enterprise: String,
+    /// A session key of the enterprise, in force.
+    pub stolen: String,
+    /// One of the consumers, in force.
+    pub stolen_of_consumers: String,
+    /// One of the enterprise, whose time is over.
+    pub retired: String,
 }

@@ -9,7 +9,7 @@ use ringfence_store::SweepMode;
 use serde_json::Value;
 
 use super::call::{Call, Progress};
-use super::{alarms, cuts, data, keys, logs, policy, sites, tenants};
+use super::{alarms, cuts, data, drill, keys, logs, policy, sites, tenants};
 use crate::cli::{Failure, Kind};
 use crate::installation::Installation;
 
@@ -63,6 +63,8 @@ async fn after_record(
         Call::LogTrim { before, dry_run } => cuts::trim(installation, receipt, before.as_deref(), dry_run).await,
         Call::LogErase(erase) => cuts::erase(installation, receipt, &erase).await,
         Call::AlarmList { since } => alarms::list(installation, since).await,
+        Call::DrillBegin(what) => drill::begin(installation, what).await,
+        Call::DrillEnd {} => drill::end(installation),
         Call::Scrub {} => data::scrub(installation, receipt, progress).await,
         Call::Sweep { dry_run: true, .. } => data::sweep(installation, receipt, SweepMode::DryRun).await,
         Call::Sweep { confirm_recovered: true, .. } => {
@@ -155,6 +157,8 @@ fn ask(installation: &Installation, call: &Call) -> Result<Ask, Failure> {
             let what = since.map_or_else(|| "the latest".to_owned(), |since| format!("from {since}"));
             detailed(Ask::on_installation("admin:AlarmList"), what)
         }
+        Call::DrillBegin(_) => Ask::on_installation("admin:DrillBegin"),
+        Call::DrillEnd {} => Ask::on_installation("admin:DrillEnd"),
         Call::Scrub {} => Ask::on_installation("admin:Scrub"),
         Call::Sweep { dry_run: true, .. } => Ask::on_installation("admin:SweepDryRun"),
         Call::Sweep { .. } => Ask::on_installation("admin:Sweep"),

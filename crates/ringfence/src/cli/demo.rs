@@ -12,7 +12,8 @@ use std::sync::Arc;
 use futures::StreamExt;
 use serde_json::Value;
 
-use self::client::{Client, Refusal};
+use self::client::Client;
+pub use self::client::Refusal;
 use super::output::{human_bytes, plain};
 use super::{Common, Failure, Kind, Output, connect, offline};
 use crate::admin::call::Call;

@@ -38,6 +38,7 @@ pub fn run(common: &Common, command: Command, output: &Output) -> Result<(), Fai
         | Command::Recover
         | Command::Config(_)
         | Command::Demo { .. }
+        | Command::Drill(_)
         | Command::Log(LogCommand::Verify { .. } | LogCommand::Check { .. })
         | Command::Keys(KeysCommand::Restore { .. }) => unreachable!("these run without the server"),
     }

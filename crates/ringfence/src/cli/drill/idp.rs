@@ -102,7 +102,9 @@ async fn discovery(State((base, published)): State<(String, Published)>, Path(is
 
 async fn jwks(State((_, published)): State<(String, Published)>, Path(issuer): Path<String>) -> Response {
     match held(&published).get(&issuer) {
-        Some(keys) => axum::Json(json!({ "keys": keys.iter().map(|key| key.jwk()).collect::<Vec<_>>() })).into_response(),
+        Some(keys) => {
+            axum::Json(json!({ "keys": keys.iter().map(|key| key.jwk()).collect::<Vec<_>>() })).into_response()
+        }
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }

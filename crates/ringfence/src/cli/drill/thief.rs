@@ -3,7 +3,7 @@
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use ringfence_format::names::Principal;
-use ringfence_format::session::{Claims, PathHash, PublicKey, Purpose, Receipt, SessionToken, Sites};
+use ringfence_format::session::{Claims, PublicKey, Purpose, Receipt, SessionToken, Sites};
 
 use super::idp::{now_s, random_bytes};
 use crate::cli::Failure;
@@ -56,9 +56,4 @@ pub fn staple(paseto: &str, receipt: Option<&Receipt>) -> Result<String, Failure
             .map_err(|e| Failure::internal(format!("the drill cannot write a token: {e}"))),
         None => Ok(format!("{paseto}~~")),
     }
-}
-
-/// A receipt that leads to a root of the thief's own making.
-pub fn invented_receipt(entry: Vec<u8>, index: u64) -> Receipt {
-    Receipt { index, entry, path: vec![PathHash(super::hash_of(b"nothing"))], checkpoint: String::new() }
 }
