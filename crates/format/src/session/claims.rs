@@ -132,11 +132,20 @@ impl Claims {
         }
         let claims: Self =
             serde_json::from_slice(bytes).map_err(|_| BadSession::Payload("not the strict structure"))?;
+        if !is_confirmation(&claims.confirmation) {
+            return Err(BadSession::Payload("what its holder must have is neither a key id nor a thumbprint"));
+        }
         match claims.to_bytes().as_deref() == Ok(bytes) {
             true => Ok(claims),
             false => Err(BadSession::Payload("not in the one form it is written in")),
         }
     }
+}
+
+/// An access key id or a base64url thumbprint: nothing that a header or a
+/// terminal would mind.
+fn is_confirmation(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'_')
 }
 
 mod as_hex {

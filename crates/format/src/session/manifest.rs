@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::issuance::decode_all;
 use super::paseto::{Kid, PublicKey, pre_authentication_encoding};
-use super::refusal::BadSession;
+use super::refusal::{BadManifest, BadSession};
 use super::scope::{Purpose, Scope, Sites};
 use crate::leaf::{Hash, sha256};
 use crate::names::{Realm, Tenant};
@@ -107,6 +107,32 @@ impl SignedManifest {
         root.signed(&self.manifest.to_be_signed(), &self.signature)
     }
 
+    /// Whether it is the one that follows `previous` (`None`: the first of all)
+    /// in the sequence of `realm`, whose root is `root`.
+    ///
+    /// # Errors
+    /// The first rule it breaks; an older manifest is never taken back.
+    pub fn check(&self, realm: &Realm, root: &PublicKey, previous: Option<&Manifest>) -> Result<(), BadManifest> {
+        let manifest = &self.manifest;
+        if manifest.version != 0 {
+            return Err(BadManifest::Version(manifest.version));
+        }
+        if manifest.realm != *realm {
+            return Err(BadManifest::Realm(manifest.realm.clone()));
+        }
+        if !self.is_signed_by(root) {
+            return Err(BadManifest::Signature(realm.clone()));
+        }
+        let expected = previous.map_or(1, |previous| previous.seq.saturating_add(1));
+        if manifest.seq != expected {
+            return Err(BadManifest::Sequence { found: manifest.seq, expected });
+        }
+        if manifest.previous != previous.map(Manifest::sha256) {
+            return Err(BadManifest::Previous);
+        }
+        KeySet::new([manifest]).map(drop)
+    }
+
     /// What of it stands in the log.
     pub fn leaf(&self) -> ManifestLeaf {
         ManifestLeaf {
@@ -153,42 +179,97 @@ impl ManifestLeaf {
 }
 
 /// The keys of every realm, found by scope first and by id only within it.
+///
+/// INVARIANT 2 — a key has one scope: none is listed twice.
 #[derive(Clone, Debug, Default)]
 pub struct KeySet {
-    keys: HashMap<Scope, Vec<KeyRow>>,
+    keys: HashMap<Scope, Vec<(Kid, KeyRow)>>,
+    /// Where each key belongs; to say what went wrong, never to accept by.
+    owners: HashMap<Kid, Scope>,
+    /// Keys of earlier manifests that no manifest in force lists. They open
+    /// nothing; who still signs with them is noticed.
+    retired: HashMap<Kid, (Scope, KeyRow)>,
 }
 
 impl KeySet {
-    /// The keys of manifests that were checked.
-    pub fn new<'a>(manifests: impl IntoIterator<Item = &'a Manifest>) -> Self {
-        let mut keys: HashMap<Scope, Vec<KeyRow>> = HashMap::new();
+    /// The keys of manifests that were checked, one of each realm.
+    ///
+    /// # Errors
+    /// A key that is listed twice, in one scope or two, in one realm or two, and
+    /// a key whose time ends before it begins.
+    pub fn new<'a>(manifests: impl IntoIterator<Item = &'a Manifest>) -> Result<Self, BadManifest> {
+        let mut set = Self::default();
         for manifest in manifests {
-            for row in &manifest.keys {
-                let scope = Scope { realm: manifest.realm.clone(), tenant: row.tenant.clone(), purpose: row.purpose };
-                keys.entry(scope).or_default().push(row.clone());
+            set.add(manifest)?;
+        }
+        Ok(set)
+    }
+
+    /// Adds the manifest of one more realm, whole or not at all: what a realm's
+    /// root signs cannot take a key away from another realm.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn add(&mut self, manifest: &Manifest) -> Result<(), BadManifest> {
+        let mut owners = self.owners.clone();
+        for (scope, row) in rows(manifest) {
+            let kid = row.public.kid();
+            if row.until_s <= row.from_s {
+                return Err(BadManifest::Row(kid, "ends before it begins"));
+            }
+            if let Some(first) = owners.insert(kid, scope.clone()) {
+                return Err(BadManifest::TwoScopes { kid, first: Box::new(first), second: Box::new(scope) });
             }
         }
-        Self { keys }
+        for (scope, row) in rows(manifest) {
+            let kid = row.public.kid();
+            self.retired.remove(&kid);
+            self.keys.entry(scope).or_default().push((kid, row.clone()));
+        }
+        self.owners = owners;
+        Ok(())
+    }
+
+    /// Remembers the keys of an earlier manifest that are listed no more, so
+    /// that a token they sign raises [`RetiredKey`](super::Refusal::RetiredKey).
+    pub fn remember(&mut self, earlier: &Manifest) {
+        for (scope, row) in rows(earlier) {
+            let kid = row.public.kid();
+            if !self.owners.contains_key(&kid) {
+                self.retired.insert(kid, (scope, row.clone()));
+            }
+        }
     }
 
     /// The key of this scope with this id.
     pub fn find(&self, scope: &Scope, kid: Kid) -> Option<&KeyRow> {
-        self.keys.get(scope)?.iter().find(|row| row.public.kid() == kid)
+        self.of(scope).find(|(known, _)| *known == kid).map(|(_, row)| row)
     }
 
     /// All keys of a scope.
-    pub fn of(&self, scope: &Scope) -> &[KeyRow] {
-        self.keys.get(scope).map_or(&[], Vec::as_slice)
+    pub fn of(&self, scope: &Scope) -> impl Iterator<Item = (Kid, &KeyRow)> {
+        self.keys.get(scope).into_iter().flatten().map(|(kid, row)| (*kid, row))
     }
 
     /// Whose key an id is, to say what went wrong; never to accept by.
-    pub(super) fn anywhere(&self, kid: Kid) -> impl Iterator<Item = (&Scope, &KeyRow)> {
-        let rows = self.keys.iter().flat_map(|(scope, rows)| rows.iter().map(move |row| (scope, row)));
-        rows.filter(move |(_, row)| row.public.kid() == kid)
+    pub(super) fn anywhere(&self, kid: Kid) -> Option<(&Scope, &KeyRow)> {
+        let owner = self.owners.get(&kid)?;
+        Some((owner, self.find(owner, kid)?))
     }
 
-    /// Everything, for showing.
-    pub fn iter(&self) -> impl Iterator<Item = (&Scope, &KeyRow)> {
-        self.keys.iter().flat_map(|(scope, rows)| rows.iter().map(move |row| (scope, row)))
+    /// A key that was in force once.
+    pub(super) fn retired(&self, kid: Kid) -> Option<(&Scope, &KeyRow)> {
+        self.retired.get(&kid).map(|(scope, row)| (scope, row))
     }
+
+    /// Everything in force, for showing.
+    pub fn iter(&self) -> impl Iterator<Item = (&Scope, &KeyRow)> {
+        self.keys.iter().flat_map(|(scope, rows)| rows.iter().map(move |(_, row)| (scope, row)))
+    }
+}
+
+fn rows(manifest: &Manifest) -> impl Iterator<Item = (Scope, &KeyRow)> {
+    manifest.keys.iter().map(|row| {
+        (Scope { realm: manifest.realm.clone(), tenant: row.tenant.clone(), purpose: row.purpose }, row)
+    })
 }

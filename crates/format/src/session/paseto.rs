@@ -157,9 +157,40 @@ pub(super) fn to_be_signed(key: &PublicKey, payload: &[u8], footer: &[u8], impli
     }
 }
 
+/// Half of the order of P-384, rounded down (FIPS 186-5, SP 800-186 section 3.2.1.4).
+const P384_HALF_ORDER: [u8; 48] = *b"\x7f\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\
+    \xff\xff\xff\xff\xff\xff\xff\xff\xe3\xb1\xa6\xc0\xfa\x1b\x96\xef\
+    \xac\x0d\x06\xd9\x24\x58\x53\xbd\x76\x76\x0c\xb5\x66\x62\x94\xb9";
+
+/// Whether a signature is the one form that we take. To each ECDSA signature
+/// (r, s) anybody can find another, (r, n − s); Ed25519 has only one. If both
+/// counted, whoever holds an honest token could make one that is validly signed
+/// and not in the log, and raise an alarm that says a key was stolen.
+pub(super) fn is_canonical(version: Version, signature: &[u8]) -> bool {
+    version == Version::V4 || signature.get(48..).is_some_and(|s| s <= &P384_HALF_ORDER[..])
+}
+
+/// The canonical one of the two forms of a signature.
+fn canonical(version: Version, signature: &[u8]) -> Vec<u8> {
+    let mut out = signature.to_vec();
+    if is_canonical(version, signature) {
+        return out;
+    }
+    // n − s, from the last byte up; n is twice its half and one.
+    let (mut borrow, mut carry) = (0i16, 1u16);
+    for at in (0..P384_HALF_ORDER.len().min(out.len().saturating_sub(48))).rev() {
+        carry += 2 * u16::from(P384_HALF_ORDER[at]);
+        let difference = (carry & 0xff) as i16 - i16::from(out[48 + at]) - borrow;
+        borrow = i16::from(difference < 0);
+        out[48 + at] = difference.rem_euclid(256) as u8;
+        carry >>= 8;
+    }
+    out
+}
+
 /// The token of a payload and its signature.
 pub(super) fn assemble(version: Version, payload: &[u8], signature: &[u8], footer: &[u8]) -> String {
-    let body = [payload, signature].concat();
+    let body = [payload, &canonical(version, signature)].concat();
     format!("{}{}.{}", version.header(), BASE64.encode(body), BASE64.encode(footer))
 }
 

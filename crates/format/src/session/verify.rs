@@ -87,14 +87,14 @@ impl SessionToken {
             return Err(Refusal::Purpose { found: claims.purpose.as_str(), expected: purpose.as_str() });
         }
         let scope = claims.scope();
-        let Some(key) = keys.find(&scope, self.kid) else { return Err(self.no_key(keys, scope)) };
-        if self.version != key.public.version() || !self.is_signed_by(key, &scope) {
+        let Some(key) = keys.find(&scope, self.kid) else { return Err(self.no_key(keys, scope, now_s)) };
+        if self.version != key.public.version() {
+            return Err(Refusal::Version(self.kid));
+        }
+        if !self.is_signed_by(key, &scope) {
             return Err(Refusal::Signature(Box::new(scope)));
         }
-        let (from_s, until_s) = (key.from_s, key.until_s);
-        if now_s >= until_s || claims.issued_s < from_s || claims.issued_s >= until_s {
-            return Err(Refusal::RetiredKey { kid: self.kid, from_s, until_s });
-        }
+        self.check_key_time(key, now_s)?;
         if !claims.sites.within(&key.sites) {
             return Err(Refusal::KeySites(self.kid));
         }
@@ -109,28 +109,48 @@ impl SessionToken {
         Ok(Signed { token: self, key })
     }
 
+    /// A key signs within its time, and what it signed counts within it. A
+    /// token that expired as it should is stale and no more: that its key ended
+    /// too, while its holder slept, shows nothing.
+    fn check_key_time(&self, key: &KeyRow, now_s: u64) -> Result<(), Refusal> {
+        let Claims { issued_s, until_s, .. } = self.claimed;
+        let signed_outside = !(key.from_s..key.until_s).contains(&issued_s);
+        let counts_outside = now_s >= key.until_s && now_s < until_s;
+        if signed_outside || counts_outside { Err(retired(self.kid, key)) } else { Ok(()) }
+    }
+
     fn is_signed_by(&self, key: &KeyRow, scope: &Scope) -> bool {
+        if !paseto::is_canonical(self.version, &self.signature) {
+            return false;
+        }
         let implicit = scope.assertion(&self.claimed.sites);
         let message = paseto::to_be_signed(&key.public, &self.payload, self.kid.to_string().as_bytes(), &implicit);
         key.public.signed(&message, &self.signature)
     }
 
-    /// Whether an unknown key is one of ours that was used elsewhere.
-    fn no_key(&self, keys: &KeySet, claimed: Scope) -> Refusal {
+    /// Whether an unknown key is one of ours, used elsewhere or too late.
+    fn no_key(&self, keys: &KeySet, claimed: Scope, now_s: u64) -> Refusal {
         let kid = self.kid;
-        let signed =
-            |(owner, key): &(&Scope, &KeyRow)| self.is_signed_by(key, &claimed) || self.is_signed_by(key, owner);
-        match keys.anywhere(kid).find(signed) {
-            Some((owner, _)) => {
-                Refusal::KeyOutsideScope { kid, owner: Box::new(owner.clone()), claimed: Box::new(claimed) }
-            }
-            None => Refusal::UnknownKey { kid, scope: Box::new(claimed) },
+        let signed = |(owner, key): &(&Scope, &KeyRow)| {
+            self.is_signed_by(key, &claimed) || self.is_signed_by(key, owner)
+        };
+        if let Some((owner, _)) = keys.anywhere(kid).filter(signed) {
+            return Refusal::KeyOutsideScope { kid, owner: Box::new(owner.clone()), claimed: Box::new(claimed) };
+        }
+        match keys.retired(kid).filter(signed) {
+            // As in `check_key_time`: an old token is only stale.
+            Some((_, key)) if now_s < self.claimed.until_s => retired(kid, key),
+            _ => Refusal::UnknownKey { kid, scope: Box::new(claimed) },
         }
     }
 
     fn policy_sha256(&self) -> Hash {
         self.policy.as_ref().map_or([0; 32], |policy| sha256(policy.as_bytes()))
     }
+}
+
+fn retired(kid: Kid, key: &KeyRow) -> Refusal {
+    Refusal::RetiredKey { kid, from_s: key.from_s, until_s: key.until_s }
 }
 
 fn check_time(claims: &Claims, now_s: u64) -> Result<(), Refusal> {
