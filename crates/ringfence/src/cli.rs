@@ -89,6 +89,11 @@ enum Command {
     /// Alarms: what a person must see.
     #[command(subcommand)]
     Alarm(AlarmCommand),
+    /// Watch logs and cosign their checkpoints, so that none shows two histories.
+    #[command(
+        after_help = "Example:\n  ringfence witness --name witness.example/one --log \"$(cat ringfence-data/log/log.vkey)\""
+    )]
+    Witness(crate::witness::server::WitnessArgs),
     /// Rebuild a lost catalogue from log, sites and keys; the server must be stopped.
     #[command(after_help = "Example:\n  ringfence recover --data /srv/ringfence")]
     Recover,
@@ -381,6 +386,7 @@ fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Log(LogCommand::Verify { log, key, against }) => {
             offline::log_verify(&common, log, key, against, output)
         }
+        Command::Witness(arguments) => crate::witness::server::run(&arguments, output),
         Command::Recover => offline::recover(&common, output),
         Command::Keys(KeysCommand::Restore { file }) => offline::keys_restore(&common, &file, output),
         Command::Config(ConfigCommand::Check { file }) => offline::config_check(&common, file, output),

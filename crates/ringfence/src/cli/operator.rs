@@ -39,6 +39,7 @@ pub fn run(common: &Common, command: Command, output: &Output) -> Result<(), Fai
         | Command::Config(_)
         | Command::Demo { .. }
         | Command::Log(LogCommand::Verify { .. } | LogCommand::Check { .. })
+        | Command::Witness(_)
         | Command::Keys(KeysCommand::Restore { .. }) => unreachable!("these run without the server"),
     }
 }
