@@ -16,3 +16,4 @@ pub mod public;
 mod sites;
 pub mod socket;
 pub mod tenants;
+mod witnesses;

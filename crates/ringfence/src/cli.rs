@@ -13,6 +13,7 @@ mod offline;
 mod operator;
 mod output;
 mod passphrase;
+mod witnesses;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -217,6 +218,11 @@ enum LogCommand {
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
     },
+    /// Show who must cosign the log's checkpoints, or change it.
+    #[command(
+        after_help = "Examples:\n  ringfence log witnesses\n  ringfence log witnesses --require 2 --witness VKEY1 --witness VKEY2 --witness VKEY3"
+    )]
+    Witnesses(witnesses::WitnessesArgs),
     /// Print records; reading the log is itself recorded.
     #[command(
         after_help = "Examples:\n  ringfence log show\n  ringfence log show AAAAAAAAAAB2K\n  ringfence log show --from 100 --limit 20 --json"

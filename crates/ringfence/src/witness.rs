@@ -6,6 +6,7 @@
 //! cosigned.
 
 pub mod client;
+pub mod in_force;
 pub mod request;
 pub mod server;
 pub mod state;
