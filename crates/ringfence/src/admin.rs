@@ -17,3 +17,4 @@ pub mod public;
 mod sites;
 pub mod socket;
 pub mod tenants;
+mod witnesses;

@@ -52,6 +52,7 @@ pub async fn run(installation: Arc<Installation>, stopping: Stopping) {
     let b = installation.config().background.clone();
     tokio::join!(
         crate::watch::run(&installation, stopping.clone()),
+        crate::witness::in_force::run(installation.clone(), stopping.clone()),
         every(ERASE_EVERY, "erase", &stopping, || erase(&installation)),
         sites(&installation, &stopping),
         first_after(ISSUERS_FIRST, ISSUERS_EVERY, "issuers", &stopping, || issuers(&installation)),

@@ -14,6 +14,7 @@ mod offline;
 mod operator;
 mod output;
 mod passphrase;
+mod witnesses;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -90,6 +91,11 @@ enum Command {
     /// Alarms: what a person must see.
     #[command(subcommand)]
     Alarm(AlarmCommand),
+    /// Watch logs and cosign their checkpoints, so that none shows two histories.
+    #[command(
+        after_help = "Example:\n  ringfence witness --name witness.example/one --log \"$(cat ringfence-data/log/log.vkey)\""
+    )]
+    Witness(crate::witness::server::WitnessArgs),
     /// Rebuild a lost catalogue from log, sites and keys; the server must be stopped.
     #[command(after_help = "Example:\n  ringfence recover --data /srv/ringfence")]
     Recover,
@@ -216,6 +222,11 @@ enum LogCommand {
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
     },
+    /// Show who must cosign the log's checkpoints, or change it.
+    #[command(
+        after_help = "Examples:\n  ringfence log witnesses\n  ringfence log witnesses --require 2 --witness VKEY1 --witness VKEY2 --witness VKEY3"
+    )]
+    Witnesses(witnesses::WitnessesArgs),
     /// Print records; reading the log is itself recorded.
     #[command(
         after_help = "Examples:\n  ringfence log show\n  ringfence log show AAAAAAAAAAB2K\n  ringfence log show --from 100 --limit 20 --json"
@@ -396,6 +407,7 @@ fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Log(LogCommand::Verify { log, key, against }) => {
             offline::log_verify(&common, log, key, against, output)
         }
+        Command::Witness(arguments) => crate::witness::server::run(&arguments, output),
         Command::Recover => offline::recover(&common, output),
         Command::Keys(KeysCommand::Restore { file }) => offline::keys_restore(&common, &file, output),
         Command::Config(ConfigCommand::Check { file }) => offline::config_check(&common, file, output),

@@ -82,9 +82,24 @@ pub struct Config {
     /// Who is told of alarms.
     #[serde(default)]
     pub alarm: Alarm,
+    /// Where the witnesses of the log are asked. Which of them must cosign
+    /// stands in the log: `ringfence log witnesses`.
+    #[serde(default)]
+    pub witness: Vec<Witness>,
     /// Work that runs by itself.
     #[serde(default)]
     pub background: Background,
+}
+
+/// `[[witness]]`: somebody who cosigns the log's checkpoints.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Witness {
+    /// Its verifier key, as `ringfence witness` prints it.
+    pub key: String,
+    /// Its submission prefix (C2SP tlog-witness): `https://…`, or `http://…` on
+    /// this machine.
+    pub url: String,
 }
 
 /// `[s3]`

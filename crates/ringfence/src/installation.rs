@@ -97,6 +97,8 @@ pub struct Installation {
     pub noise: Arc<Noise>,
     /// Where alarms are raised.
     pub alarms: Alarms,
+    /// Who must cosign the log's checkpoints.
+    pub witnesses: crate::witness::in_force::InForce,
     /// The trust root.
     pub realm: Realm,
     left_out: std::sync::Mutex<Vec<LeftOut>>,
@@ -172,6 +174,7 @@ impl Installation {
             reuse: Reuse::default(),
             noise: Arc::default(),
             alarms,
+            witnesses: Default::default(),
             realm,
             left_out: std::sync::Mutex::new(left_out),
             first: std::sync::Mutex::default(),
@@ -180,6 +183,7 @@ impl Installation {
             dir,
         };
         installation.take_up_authority().await?;
+        installation.take_up_witnesses().await?;
         installation.credentials().finish(|id| installation.keys.find(id).is_some())?;
         if options.create && installation.keys_of_first_tenant() == 0 {
             installation.first_tenant().await?;

@@ -23,5 +23,6 @@ mod sts;
 mod telemetry;
 mod upkeep;
 mod watch;
+mod witness;
 
 pub use cli::run;

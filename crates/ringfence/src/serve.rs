@@ -28,7 +28,7 @@ use crate::config::Config;
 use crate::installation::{DataDir, Installation, Options};
 use crate::{alarm, background, telemetry};
 
-pub use listen::{Peer, connection};
+pub use listen::{Peer, connection, serve as listen};
 pub use stop::{Stop, Stopping, channel as stop_channel};
 
 /// How long requests under way may take to end after a signal.
@@ -108,7 +108,8 @@ async fn serve(
     Ok(())
 }
 
-async fn bind(addr: std::net::SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
+/// Binds an address that a flag names.
+pub async fn bind(addr: std::net::SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
     TcpListener::bind(addr).await.map_err(|e| {
         Failure::new(Kind::Unavailable, format!("cannot listen on `{addr}`: {e}"))
             .next(format!("choose another address with `{flag} ADDR:PORT`"))

@@ -53,6 +53,12 @@ pub enum Call {
     LogTrim { before: Option<String>, dry_run: bool },
     /// Erase who and on what from records.
     LogErase(Erase),
+    /// Who must cosign.
+    LogWitnesses {},
+    /// The set of witnesses that would come next, for the root to sign.
+    LogWitnessesNext { require: u32, witnesses: Vec<String> },
+    /// Another set of witnesses: signed (hexadecimal), or for the development root.
+    LogWitnessesSet { require: u32, witnesses: Vec<String>, signed: Option<String> },
     /// Alarms.
     AlarmList { since: Option<u64> },
     /// Realms, issuers and keys for a drill.

@@ -43,7 +43,7 @@ pub(super) fn status(installation: &Installation) -> Result<Value, Failure> {
             "uploads": totals.uploads,
             "garbage": totals.garbage,
         },
-        "witnesses": "none: compare with a checkpoint you keep elsewhere",
+        "witnesses": super::witnesses::summary(installation),
         "warnings": warnings(installation),
     }))
 }

@@ -9,7 +9,7 @@ use ringfence_store::SweepMode;
 use serde_json::Value;
 
 use super::call::{Call, Progress};
-use super::{alarms, cuts, data, drill, keys, logs, policy, sites, tenants};
+use super::{alarms, cuts, data, drill, keys, logs, policy, sites, tenants, witnesses};
 use crate::cli::{Failure, Kind};
 use crate::installation::Installation;
 
@@ -30,6 +30,9 @@ pub async fn handle(
         Call::KeyAdd { tenant, name } => tenants::add_key(installation, permit, &tenant, &name).await,
         Call::KeyDisable { id } => tenants::disable_key(installation, permit, &id).await,
         Call::PolicyApply { text } => policy::apply(installation, permit, text).await,
+        Call::LogWitnessesSet { require, witnesses, signed } => {
+            witnesses::set(installation, permit, require, witnesses, signed.as_deref()).await
+        }
         recorded => {
             let receipt = record(installation, permit).await?;
             after_record(installation, receipt, recorded, progress).await
@@ -62,6 +65,8 @@ async fn after_record(
         Call::LogShow { request: None, from, limit } => logs::show(installation, from, limit),
         Call::LogTrim { before, dry_run } => cuts::trim(installation, receipt, before.as_deref(), dry_run).await,
         Call::LogErase(erase) => cuts::erase(installation, receipt, &erase).await,
+        Call::LogWitnesses {} => witnesses::show(installation).await,
+        Call::LogWitnessesNext { require, witnesses } => witnesses::next(installation, require, witnesses).await,
         Call::AlarmList { since } => alarms::list(installation, since).await,
         Call::DrillBegin(what) => drill::begin(installation, what).await,
         Call::DrillEnd {} => drill::end(installation),
@@ -71,7 +76,11 @@ async fn after_record(
             data::sweep(installation, receipt, SweepMode::EraseRecovered).await
         }
         Call::Sweep { .. } => data::sweep(installation, receipt, SweepMode::Erase).await,
-        Call::TenantAdd { .. } | Call::KeyAdd { .. } | Call::KeyDisable { .. } | Call::PolicyApply { .. } => {
+        Call::TenantAdd { .. }
+        | Call::KeyAdd { .. }
+        | Call::KeyDisable { .. }
+        | Call::PolicyApply { .. }
+        | Call::LogWitnessesSet { .. } => {
             unreachable!("these are recorded with what they change")
         }
     }
@@ -153,6 +162,11 @@ fn ask(installation: &Installation, call: &Call) -> Result<Ask, Failure> {
         }
         Call::LogTrim { before, dry_run } => cuts::ask_to_trim(installation, before.as_deref(), *dry_run)?,
         Call::LogErase(erase) => cuts::ask_to_erase(installation, erase)?,
+        Call::LogWitnesses {} => Ask::on_installation("admin:LogWitnesses"),
+        Call::LogWitnessesNext { .. } => Ask::on_installation("admin:LogWitnessesNext"),
+        Call::LogWitnessesSet { require, witnesses, signed } => {
+            witnesses::ask_to_set(*require, witnesses, signed.is_some())
+        }
         Call::AlarmList { since } => {
             let what = since.map_or_else(|| "the latest".to_owned(), |since| format!("from {since}"));
             detailed(Ask::on_installation("admin:AlarmList"), what)

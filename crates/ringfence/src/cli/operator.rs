@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::output::human_bytes;
 use super::{
     AlarmCommand, Command, Common, Failure, KeyCommand, KeysCommand, Kind, LogCommand, Output, PolicyCommand,
-    SiteCommand, TenantCommand, alarms, connect, cuts, passphrase,
+    SiteCommand, TenantCommand, alarms, connect, cuts, passphrase, witnesses,
 };
 use crate::admin::call::{Call, Erase};
 
@@ -26,6 +26,7 @@ pub fn run(common: &Common, command: Command, output: &Output) -> Result<(), Fai
             let erase = Erase { request, tenant, principal, from, until, reason, confirm };
             cuts::erase(common, erase, output)
         }
+        Command::Log(LogCommand::Witnesses(arguments)) => witnesses::run(common, arguments, output),
         Command::Alarm(AlarmCommand::List { since }) => alarms::list(common, since, output),
         Command::Key(command) => key(common, command, output),
         Command::Keys(KeysCommand::Backup { file }) => keys_backup(common, &file, output),
@@ -40,6 +41,7 @@ pub fn run(common: &Common, command: Command, output: &Output) -> Result<(), Fai
         | Command::Demo { .. }
         | Command::Drill(_)
         | Command::Log(LogCommand::Verify { .. } | LogCommand::Check { .. })
+        | Command::Witness(_)
         | Command::Keys(KeysCommand::Restore { .. }) => unreachable!("these run without the server"),
     }
 }

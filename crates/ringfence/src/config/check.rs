@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use ringfence_format::witness::WitnessKey;
 use ringfence_store::site::{Service, quirks};
 
 use super::error::nearest;
@@ -66,6 +67,7 @@ pub(super) fn all(config: &Config) -> Check {
     retention(config)?;
     alarm(config)?;
     super::sessions::check(config)?;
+    witnesses(config)?;
     background(config)
 }
 
@@ -272,14 +274,40 @@ fn alarm(config: &Config) -> Check {
         let help = "messages are signed with `secret`; leave the password out";
         return wrong(&place, "a secret may not stand in the configuration".to_owned(), help);
     }
-    let here = match url.host_str().unwrap_or_default().trim_matches(['[', ']']) {
-        "localhost" => true,
-        host => host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
-    };
     match url.scheme() {
         "https" => Ok(()),
-        "http" if here => Ok(()),
+        "http" if is_here(&url) => Ok(()),
         _ => wrong(&place, "others could read the alarms on their way".to_owned(), "write `https://…`"),
+    }
+}
+
+fn witnesses(config: &Config) -> Check {
+    for (i, witness) in config.witness.iter().enumerate() {
+        let path = |key: &str| vec![Step::Key("witness".into()), Step::Index(i), Step::Key(key.to_owned())];
+        let wrong = |key: &str, message: &str, help: &str| {
+            Err(Wrong { path: path(key), message: message.to_owned(), help: Some(help.to_owned()) })
+        };
+        if witness.key.parse::<WitnessKey>().is_err() {
+            return wrong("key", "it is not a witness's verifier key", "write what `ringfence witness` prints");
+        }
+        if config.witness[..i].iter().any(|earlier| earlier.key == witness.key) {
+            return wrong("key", "this witness is there twice", "one entry for each");
+        }
+        let Ok(url) = reqwest::Url::parse(&witness.url) else {
+            return wrong("url", "it is not a URL", "for example `https://witness.example`");
+        };
+        if !matches!((url.scheme(), is_here(&url)), ("https", _) | ("http", true)) || url.query().is_some() {
+            return wrong("url", "it is neither `https://…` nor on this machine", "write its submission prefix");
+        }
+    }
+    Ok(())
+}
+
+/// Whether a URL names this machine.
+fn is_here(url: &reqwest::Url) -> bool {
+    match url.host_str().unwrap_or_default().trim_matches(['[', ']']) {
+        "localhost" => true,
+        host => host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
     }
 }
 
