@@ -121,6 +121,9 @@ fn the_schema_knows_every_section_and_refuses_unknown_ones() {
         "label_rule",
         "tenant",
         "placement",
+        "issuer",
+        "role",
+        "sts",
         "policy",
         "alarm",
         "background",
@@ -128,4 +131,100 @@ fn the_schema_knows_every_section_and_refuses_unknown_ones() {
         assert!(schema["properties"].get(section).is_some(), "{section}");
     }
     assert_eq!(schema["additionalProperties"], false);
+}
+
+const SESSIONS: &str = r#"
+[[issuer]]
+name = "corp"
+url = "https://idp.example/realms/corp"
+tenant = "default"
+audience = "ringfence"
+claims = ["groups"]
+
+[[role]]
+tenant = "default"
+name = "reader"
+issuers = ["corp"]
+subjects = ["*"]
+claims = { groups = ["staff", "readers"] }
+actions = ["s3:Get*"]
+resources = ["data", "data/a*"]
+"#;
+
+#[test]
+fn issuers_and_roles_are_taken_as_they_are_written() {
+    let config = parse(&format!("{FIRST}{SESSIONS}"), &[]).expect("valid");
+    let [issuer] = &config.issuers().expect("known words")[..] else { panic!("one issuer") };
+    assert_eq!((issuer.realm.as_str(), issuer.max_token_age_s, issuer.types.len()), ("home", 3600, 1));
+    let [role] = &config.roles().expect("known words")[..] else { panic!("one role") };
+    assert_eq!((role.max_label.as_str(), role.max_session_s, role.static_keys), ("confidential", 3600, false));
+    assert!(role.narrowing.allows("s3:GetObject", Some("data"), Some("a1")));
+    let strict = SESSIONS.replacen("actions", "max_label = \"restricted\"\nactions", 1);
+    let config = parse(&format!("{FIRST}{strict}"), &[]).expect("valid");
+    assert_eq!(config.roles().expect("known words")[0].max_session_s, 900);
+}
+
+#[test]
+fn an_issuer_or_role_that_cannot_be_is_refused_with_its_line() {
+    let check = |from: &str, to: &str, line: &str, message: &str| {
+        assert!(SESSIONS.contains(from), "{from}");
+        let text = format!("{FIRST}{}", SESSIONS.replacen(from, to, 1));
+        let error = parse(&text, &[]).expect_err(to).to_string();
+        assert!(error.contains(message), "{error}\nexpected {message}");
+        let number = 1 + text[..text.rfind(line).expect("there")].matches('\n').count();
+        assert!(error.starts_with(&format!("ringfence.toml:{number}: ")), "{error}\nexpected line {number}");
+    };
+    check("https://idp", "http://idp", "url =", "is not an issuer's URL");
+    check("audience = \"ringfence\"", "audience = \"\"", "audience =", "the audience is empty");
+    check("claims = [", "algorithms = [\"HS256\"]\nclaims = [", "algorithms =", "`HS256` is not an algorithm");
+    check("claims = [", "algorithms = [\"none\"]\nclaims = [", "algorithms =", "`none` is not an algorithm");
+    check("claims = [", "max_token_age_s = 0\nclaims = [", "max_token_age_s =", "not short-lived");
+    check("claims = [", "pin = [\"x\"]\nclaims = [", "pin =", "is not a thumbprint");
+    check("tenant = \"default\"\naud", "tenant = \"provider\"\naud", "tenant = \"provider\"", "`provider` is reserved");
+    check("\"corp\"]", "\"korp\"]", "issuers =", "no issuer is called `korp`");
+    check("tenant = \"default\"\nname", "tenant = \"acme\"\nname", "issuers =", "is for tenant `default`");
+    check("subjects = [\"*\"]\n", "", "[[role]]", "no subject is named");
+    check("claims = { groups", "claims = { roles", "claims = {", "does not expose claim `roles`");
+    check("[\"staff\", \"readers\"]", "[]", "claims = {", "no value of claim `groups`");
+    check("issuers = [\"corp\"]\n", "", "[[role]]", "nobody may take on role");
+    check("\"s3:Get*\"", "\"Get*\"", "actions =", "an action is written like");
+    check("actions", "max_session_s = 7200\nactions", "max_session_s", "a session of 7200 s");
+    check("actions", "max_label = \"secret\"\nactions", "max_label", "label `secret` is not in");
+    let strict = "max_label = \"restricted\"\nmax_session_s = 3600\nactions";
+    check("actions", strict, "max_session_s", "reaches the strictest label");
+    check(
+        "actions",
+        "static_keys = true\nmax_label = \"restricted\"\nactions",
+        "static_keys",
+        "a static key would reach",
+    );
+    let twice = SESSIONS.replacen("[[issuer]]", "[sts]\nduration_s = 60\n\n[[issuer]]", 1);
+    let error = parse(&format!("{FIRST}{twice}"), &[]).expect_err("too short").to_string();
+    assert!(error.contains("a session of 60 s"), "{error}");
+}
+
+#[test]
+fn a_variable_names_an_issuer_by_its_name() {
+    let text = format!("{FIRST}{SESSIONS}");
+    let config = parse(&text, &[("RINGFENCE__ISSUER__CORP__AUDIENCE", "other")]).expect("valid");
+    assert_eq!(config.issuer[0].audience, "other");
+    let error = parse(&text, &[("RINGFENCE__ISSUER__CORP__MAX_TOKEN_AGE_S", "0")]).expect_err("no age").to_string();
+    assert!(error.contains("RINGFENCE__ISSUER__CORP__MAX_TOKEN_AGE_S"), "{error}");
+}
+
+/// A2: one place of keys under two realms is refused where it stands.
+#[test]
+fn a2_keys_shared_between_realms_fail_to_load() {
+    let uri = "audience = \"ringfence\"\njwks_uri = \"https://keys.example/common\"";
+    let first = SESSIONS.replacen("audience = \"ringfence\"", uri, 1);
+    let second = "[[issuer]]\nname = \"partner\"\nurl = \"https://idp.example/realms/partner\"\nrealm = \"guests\"\ntenant = \"partner\"\n";
+    let error = parse(&format!("{FIRST}{first}{second}{uri}\n"), &[]).expect_err("shared").to_string();
+    assert!(error.contains("`corp` and `partner` of different scope take their keys from one place"), "{error}");
+    let pin = |byte: u8| {
+        use base64::Engine as _;
+        format!("pin = [\"{}\"]\n", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode([byte; 32]))
+    };
+    let pinned = first.replacen("jwks_uri", &format!("{}jwks_uri", pin(1)), 1);
+    parse(&format!("{FIRST}{pinned}{second}{uri}\n{}", pin(2)), &[]).expect("each pins its own");
+    parse(&format!("{FIRST}{pinned}{second}{uri}\n{}", pin(1)), &[]).expect_err("one key in two realms");
 }

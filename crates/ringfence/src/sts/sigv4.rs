@@ -244,10 +244,9 @@ fn covers(head: &Parts, signed: &[String]) -> Result<(), StsError> {
     if !signed.iter().all(lower) || !signed.windows(2).all(|two| two[0] < two[1]) {
         return Err(incomplete("SignedHeaders must be sorted, in lower case, each once"));
     }
-    let must =
-        |name: &str| ["host", "x-amz-date"].contains(&name) || name.starts_with("x-amz-") || name == "content-type";
+    let must = |name: &str| ["host", "x-amz-date"].contains(&name) || name.starts_with("x-amz-");
     let uncovered = head.headers.keys().map(|name| name.as_str()).find(|n| must(n) && !signed.iter().any(|s| s == n));
-    if let Some(name) = uncovered.filter(|name| *name != "content-type") {
+    if let Some(name) = uncovered {
         return Err(incomplete(&format!("header `{name}` must be signed")));
     }
     match signed.iter().find(|name| !head.headers.contains_key(name.as_str())) {
