@@ -14,6 +14,8 @@ mod offline;
 mod operator;
 mod output;
 mod passphrase;
+mod revoke;
+mod session_keys;
 mod witnesses;
 
 use std::net::SocketAddr;
@@ -26,6 +28,8 @@ use rustix::fs::Mode;
 pub use failure::{Failure, Kind};
 pub(crate) use offline::public_json;
 pub use output::Output;
+use revoke::RevokeCommand;
+use session_keys::{ManifestCommand, RootCommand};
 
 /// One S3 endpoint over your private sites and public clouds: policy decides
 /// what may ever leave home, keys stay at home, every access is provable.
@@ -102,7 +106,10 @@ enum Command {
     /// Static access keys of S3 clients.
     #[command(subcommand)]
     Key(KeyCommand),
-    /// The keys that seal data: backup, restore, rotation.
+    /// End sessions before their time.
+    #[command(subcommand)]
+    Revoke(RevokeCommand),
+    /// The keys that seal data and sign sessions: backup, rotation, manifests.
     #[command(subcommand)]
     Keys(KeysCommand),
     /// Tenants: each owns its buckets and sees no others.
@@ -334,13 +341,37 @@ enum KeysCommand {
         /// The backup.
         file: PathBuf,
     },
-    /// Give a tenant a new key version and re-wrap all its objects.
-    #[command(after_help = "Example:\n  ringfence keys rotate --tenant default")]
+    /// Give a tenant a new key version and re-wrap all its objects; or, with --issuer, fresh session keys.
+    #[command(
+        after_help = "Examples:\n  ringfence keys rotate --tenant default\n  ringfence keys rotate --issuer --tenant default --purpose sts-session"
+    )]
     Rotate {
         /// Whose; every tenant if left out.
         #[arg(long)]
         tenant: Option<String>,
+        /// Session keys instead: a fresh one signs from now on, the one before is destroyed.
+        #[arg(long)]
+        issuer: bool,
+        /// Of which realm; the configured one if left out.
+        #[arg(long, requires = "issuer")]
+        realm: Option<String>,
+        /// `sts-session`, `api` or `admission`; all if left out.
+        #[arg(long, requires = "issuer")]
+        purpose: Option<String>,
     },
+    /// Session keys: scope, state, age.
+    #[command(after_help = "Example:\n  ringfence keys list --json")]
+    List {
+        /// Only this realm's.
+        #[arg(long)]
+        realm: Option<String>,
+    },
+    /// Manifests: which keys sign sessions, as the realm's root says.
+    #[command(subcommand)]
+    Manifest(ManifestCommand),
+    /// The realm's root, which signs manifests and is offline.
+    #[command(subcommand)]
+    Root(RootCommand),
 }
 
 #[derive(Subcommand, Debug)]

@@ -14,6 +14,7 @@ mod flows;
 #[doc(hidden)]
 pub mod fuzz;
 mod installation;
+mod papers;
 mod retention;
 mod s3;
 mod serve;
