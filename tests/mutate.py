@@ -20,7 +20,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SESSION = "crates/format/src/session/"
-FORMAT = ["-p", "ringfence-format", "--test", "session", "--lib"]
+FORMAT = ["-p", "ringfence-format", "--test", "session", "--test", "trust", "--lib"]
 
 
 def mutant(what, file, old, new, tests=FORMAT):
@@ -34,7 +34,7 @@ def gone(what, file, old, new="", tests=FORMAT):
 
 VERIFY, TOKEN, CLAIMS = SESSION + "verify.rs", SESSION + "token.rs", SESSION + "claims.rs"
 PASETO, SCOPE, LEAVES = SESSION + "paseto.rs", SESSION + "scope.rs", SESSION + "issuance.rs"
-MANIFEST, REVOKE = SESSION + "manifest.rs", SESSION + "revocation.rs"
+MANIFEST, REVOKE, TRUST = SESSION + "manifest.rs", SESSION + "revocation.rs", SESSION + "trust.rs"
 
 MUTANTS = [
     # check_signature
@@ -91,6 +91,17 @@ MUTANTS = [
     gone("payload in one form", CLAIMS, "match claims.to_bytes().as_deref() == Ok(bytes) {", "match true {"),
     gone("no unknown fields (beside the one form)", CLAIMS, "#[serde(deny_unknown_fields)]\npub struct Claims", "pub struct Claims"),
     gone("confirmation", CLAIMS, "if !is_confirmation(&claims.confirmation) {", "if false {"),
+    # trust files
+    gone("trust: root signed the manifest", TRUST, " || !manifest.is_signed_by(root)", ""),
+    gone("trust: a realm's root once", TRUST, "match self.roots.insert(realm, key) {\n            None => Ok(()),", "match self.roots.insert(realm, key) {\n            _ if true => Ok(()),\n            None => Ok(()),"),
+    mutant("trust: checkpoint", TRUST, "let cosigned = self.believe(signed.receipt().ok_or_else(none)?)?;",
+           "let receipt = signed.receipt().ok_or_else(none)?;
+        let _ = self.believe(receipt);
+        let text = receipt.checkpoint.split(\"\n\n\").next().unwrap_or_default();
+        let checkpoint = crate::checkpoint::Checkpoint::from_text(&format!(\"{text}\n\")).expect(\"a checkpoint\");
+        let cosigned = Cosigned { checkpoint, by: vec![] };"),
+    gone("trust: header", TRUST, "if text.lines().next() != Some(HEADER) {", "if false {"),
+    # names
     gone("kid in lower case", PASETO, "if kid.to_string() == text { Ok(kid) }", "if true { Ok(kid) }"),
     gone("sites in order", SCOPE, "match ascending && (1..=SITES_MAX)", "match (ascending || true) && (1..=SITES_MAX)"),
     gone("at least one site", SCOPE, "(1..=SITES_MAX)", "(0..=SITES_MAX)"),
@@ -99,7 +110,7 @@ MUTANTS = [
     # manifests and revocations
     gone("a key listed twice", MANIFEST, "if times[&kid] == 1 {", "if times[&kid] > 0 {"),
     gone("root's signature", MANIFEST, "root.signed(&self.manifest.to_be_signed(), &self.signature)", "root.signed(&self.manifest.to_be_signed(), &self.signature) || true"),
-    gone("revocation: index", REVOKE, "index >= self.from_index && self.names", "self.names"),
+    gone("revocation: index", REVOKE, "let itself = index >= self.from_index && ", "let itself = "),
     gone("revocation: parent's index", REVOKE, "parent.index >= self.from_index && self.names", "self.names"),
     gone("revocation: realm", REVOKE, "self.realm == claims.realm && (itself", "(itself"),
     gone("revocation: of the parent", REVOKE, "(itself || its_parent)", "itself"),
@@ -121,7 +132,8 @@ def sources(to):
 def cargo(at, tests):
     old = int(subprocess.run(["rustc", "--version"], capture_output=True, text=True).stdout.split(".")[1]) < 96
     flags = ["--locked", *(["--ignore-rust-version"] if old else [])]
-    environment = {**os.environ, "CARGO_TARGET_DIR": str(at / "target"), "PROPTEST_CASES": "64"}
+    environment = {**os.environ, "CARGO_TARGET_DIR": str(at / "target"), "PROPTEST_CASES": "64",
+                   "CARGO_PROFILE_DEV_DEBUG": "0", "CARGO_PROFILE_TEST_DEBUG": "0"}
     return subprocess.run(["cargo", "test", "--quiet", *flags, *tests], cwd=at, env=environment, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
@@ -149,7 +161,11 @@ def main():
     if asked.list:
         print("\n".join(it["what"] for it in chosen))
         return
-    scratch = asked.scratch or pathlib.Path(tempfile.mkdtemp(prefix="ringfence-mutants-"))
+    with tempfile.TemporaryDirectory(prefix="ringfence-mutants-") as scratch:
+        sys.exit(run(chosen, asked.scratch or pathlib.Path(scratch)))
+
+
+def run(chosen, scratch):
     sources(scratch)
     untouched = cargo(scratch, FORMAT)
     if untouched.returncode != 0:
@@ -164,9 +180,7 @@ def main():
         bad += verdict != "killed"
         print(f"{verdict:<9} {it['what']:<42} {why}", flush=True)
     print(f"{len(chosen) - bad} of {len(chosen)} killed in {time.monotonic() - began:.0f} s")
-    if not asked.scratch:
-        shutil.rmtree(scratch)
-    sys.exit(bad > 0)
+    return bad > 0
 
 
 main()

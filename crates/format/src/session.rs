@@ -16,6 +16,7 @@ mod refusal;
 mod revocation;
 mod scope;
 mod token;
+mod trust;
 mod verify;
 
 pub use claims::{Claims, LIFETIME_S_MAX, PAYLOAD_BYTES_MAX, Parent};
@@ -26,4 +27,5 @@ pub use refusal::{BadSession, Refusal};
 pub use revocation::{REVOCATION, Revocation, Revocations, Target};
 pub use scope::{Purpose, Scope, Sites};
 pub use token::{PathHash, Receipt, SESSION_TOKEN_BYTES_MAX, SessionToken};
+pub use trust::{Report, Step, Trust};
 pub use verify::{Issued, Signed, Verified};
