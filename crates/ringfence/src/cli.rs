@@ -419,7 +419,7 @@ pub fn run() -> ExitCode {
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let cli = Cli::parse();
     let output = Output::new(cli.common.json);
-    match dispatch(cli, &output) {
+    match crate::hygiene::harden().and_then(|()| dispatch(cli, &output)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output.failure(&failure);

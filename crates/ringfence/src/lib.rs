@@ -13,6 +13,7 @@ mod erasure;
 mod flows;
 #[doc(hidden)]
 pub mod fuzz;
+mod hygiene;
 mod installation;
 mod papers;
 mod retention;
