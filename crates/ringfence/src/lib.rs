@@ -13,6 +13,7 @@ mod erasure;
 mod flows;
 #[doc(hidden)]
 pub mod fuzz;
+mod gateway;
 mod installation;
 mod retention;
 mod s3;
