@@ -100,6 +100,9 @@ enum Command {
         after_help = "Example:\n  ringfence witness --name witness.example/one --log \"$(cat ringfence-data/log/log.vkey)\""
     )]
     Witness(crate::witness::server::WitnessArgs),
+    /// Answer elsewhere for home: is this API token a session? Holds public material only.
+    #[command(after_help = crate::gateway::HELP)]
+    Gateway(crate::gateway::GatewayArgs),
     /// Rebuild a lost catalogue from log, sites and keys; the server must be stopped.
     #[command(after_help = "Example:\n  ringfence recover --data /srv/ringfence")]
     Recover,
@@ -439,6 +442,7 @@ fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
             offline::log_verify(&common, log, key, against, output)
         }
         Command::Witness(arguments) => crate::witness::server::run(&arguments, output),
+        Command::Gateway(arguments) => crate::gateway::run(&common, &arguments, output),
         Command::Recover => offline::recover(&common, output),
         Command::Keys(KeysCommand::Restore { file }) => offline::keys_restore(&common, &file, output),
         Command::Config(ConfigCommand::Check { file }) => offline::config_check(&common, file, output),

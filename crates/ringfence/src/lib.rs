@@ -14,6 +14,7 @@ mod flows;
 #[doc(hidden)]
 pub mod fuzz;
 mod hygiene;
+mod gateway;
 mod installation;
 mod papers;
 mod retention;

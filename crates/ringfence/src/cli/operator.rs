@@ -43,6 +43,7 @@ pub fn run(common: &Common, command: Command, output: &Output) -> Result<(), Fai
         Command::Sweep { dry_run, confirm_recovered } => sweep(common, dry_run, confirm_recovered, output),
         Command::Status => status(common, output),
         Command::Serve(_)
+        | Command::Gateway(_)
         | Command::Recover
         | Command::Config(_)
         | Command::Demo { .. }
