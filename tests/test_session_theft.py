@@ -31,9 +31,8 @@ def stolen(world):
     found = {}
     for tenant, realm in world.TENANTS.items():
         for purpose in paseto.PURPOSES[:-1]:
-            keys = thief.issuer_keys(world.server.data, realm, tenant, purpose)
-            if keys:
-                found[realm, tenant, purpose] = keys[-1]
+            if key := thief.signing(world.server.data, realm, tenant, purpose):
+                found[realm, tenant, purpose] = key
     assert {(r, t, "sts-session") for t, r in world.TENANTS.items()} <= set(found)
     return found
 
@@ -187,7 +186,7 @@ def test_a1_a_key_signs_for_its_own_sites_only(world, stolen, session):
 @pytest.mark.parametrize("purpose", ["api", "console", "node", "audit", "lockbox", "admission"])
 def test_a17_a_token_for_another_purpose_is_no_session(world, stolen, session, purpose):
     """Lockbox among them: no support session without its own key, and none at S3."""
-    for key in (stolen["home", "acme", "sts-session"], thief.admission_keys(world.server.data, "home", "acme")[-1]):
+    for key in (stolen["home", "acme", "sts-session"], thief.admission(world.server.data, "home", "acme")):
         forged = paseto.forge(key, forged_claims(session, pur=purpose), session.parsed.receipt)
         mine = carried(session, forged)
         assert mine.raw(world.server, "GET", DATA, "k").status in (400, 403)
@@ -195,7 +194,7 @@ def test_a17_a_token_for_another_purpose_is_no_session(world, stolen, session, p
 
 
 def test_a1_the_admission_key_signs_no_session(world, stolen, session):
-    key = thief.admission_keys(world.server.data, "home", "acme")[-1]
+    key = thief.admission(world.server.data, "home", "acme")
     for kid in (None, session.parsed.kid):
         forged = paseto.forge(key, forged_claims(session), session.parsed.receipt, kid=kid)
         assert carried(session, forged).raw(world.server, "GET", DATA, "k").status in (400, 403)
@@ -240,7 +239,7 @@ def test_a7_with_the_logs_key_too_a_thief_gets_no_leaf_into_the_servers_log(worl
     the stolen admission key, and staples a perfect receipt. Home looks into its
     own log; who trusts checkpoints is held against the honest one."""
     server = world.server
-    key, admits = stolen["home", "acme", "sts-session"], thief.admission_keys(server.data, "home", "acme")[-1]
+    key, admits = stolen["home", "acme", "sts-session"], thief.admission(server.data, "home", "acme")
     claims = forged_claims(session)
     token = paseto.forge(key, claims)
     honest = paseto.uncbor(tlog.entry_parts(session.parsed.receipt.entry)[2])
@@ -271,8 +270,8 @@ def signed_checkpoint(key, vkey, size, root):
 def test_a7_a_leaf_that_was_not_admitted_is_no_issuance(world, stolen, session):
     """Whoever holds issuer and log keys, and no admission key."""
     leaf = paseto.Issuance.parse(tlog.entry_parts(session.parsed.receipt.entry)[2])
-    admits = thief.admission_keys(world.server.data, "home", "acme")
-    assert leaf.is_admitted(admits[-1].public_key())
+    admits = thief.admission(world.server.data, "home", "acme")
+    assert leaf.is_admitted(admits.public_key())
     assert not leaf.is_admitted(stolen["home", "acme", "sts-session"].public_key())
     assert not leaf.is_admitted(SigningKey("EdDSA").public)
 
