@@ -166,7 +166,7 @@ def deny(actions, *resources):
 # --- the configuration ------------------------------------------------------------------
 
 
-def table(entry, /, **fields):
+def table(kind, /, **fields):
     """One entry of a list of tables; JSON's values are TOML's here."""
 
     def said(value):
@@ -174,7 +174,7 @@ def table(entry, /, **fields):
             return "{ " + ", ".join(f"{json.dumps(k)} = {said(v)}" for k, v in value.items()) + " }"
         return json.dumps(value)
 
-    return f"\n[[{entry}]]\n" + "".join(f"{k} = {said(v)}\n" for k, v in fields.items() if v is not None)
+    return f"\n[[{kind}]]\n" + "".join(f"{k} = {said(v)}\n" for k, v in fields.items() if v is not None)
 
 
 def issuer(name, tenant, idp, realm=None, **more):

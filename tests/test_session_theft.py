@@ -3,7 +3,6 @@ forges with code that is not ours (paseto.py); what the threat model says must
 happen is looked for: refused everywhere, told at once, dead within a second.
 """
 
-import datetime
 import hashlib
 import itertools
 import json
@@ -280,7 +279,7 @@ def test_a7_a_leaf_that_was_not_admitted_is_no_issuance(world, stolen, session):
 
 
 def revoke(world, *what):
-    return world.server.cli("revoke", *what)
+    return world.server.cli_json("revoke", *what)
 
 
 def refused_after(world, session, began, bucket=DATA):
@@ -296,7 +295,7 @@ def test_a14_a_revoked_session_is_refused_everywhere_and_stays_so(world):
     mine, other = world.session(), world.session()
     child = assume_role(world.server, arn("acme", "reader"), mine.signer()).session
     assert mine.works(world.server, DATA) and child.works(world.server, DATA)
-    revoke(world, "session", mine.claims["jti"], *index_of(mine))
+    revoke(world, "session", mine.claims["jti"])
     refused_after(world, mine, time.monotonic())
     refused_after(world, child, time.monotonic())
     assert identity(world.server, mine.signer()).code == "InvalidClientTokenId"
@@ -307,22 +306,20 @@ def test_a14_a_revoked_session_is_refused_everywhere_and_stays_so(world):
     assert mine.but(token=again.text).raw(world.server, "GET", DATA, "k").status in (400, 403)
 
 
-def index_of(_session):
-    return ()
-
-
 def test_a14_a_revoked_subject_gets_nothing_until_it_is_lifted(world):
     mine, other = world.session(sub="eve"), world.session(sub="bob")
-    revoke(world, "subject", mine.claims["sub"], "--tenant", "acme")
+    said = revoke(world, "subject", f"acme/{mine.claims['sub']}")
     refused_after(world, mine, time.monotonic())
     anew = world.ask(world.idps["acme"].token("eve"))
     assert anew.status != 200 or not anew.session.works(world.server, DATA), "a new session of hers is as dead"
     assert other.works(world.server, DATA)
+    revoke(world, "lift", said["record"])
+    assert mine.works(world.server, DATA)
 
 
 def test_a14_a_revoked_role_is_closed(world):
     mine, other = world.session(role="admin", groups="admins"), world.session()
-    revoke(world, "role", "admin", "--tenant", "acme")
+    revoke(world, "role", "acme/admin")
     refused_after(world, mine, time.monotonic())
     assert other.works(world.server, DATA)
 
@@ -341,7 +338,7 @@ def test_a14_the_bytes_of_a_running_download_stop(world):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         connection.sendall(lines.encode())
         got = len(connection.recv(65536))
-        revoke(world, "session", mine.claims["jti"], *index_of(mine))
+        revoke(world, "session", mine.claims["jti"])
         began = time.monotonic()
         while time.monotonic() - began < 6.5:  # A slow reader, slower than the recheck.
             got += len(connection.recv(4096))
@@ -380,7 +377,7 @@ def test_a15_after_a_key_is_revoked_from_an_index_earlier_sessions_live_on(world
 
 def test_a4_a_key_that_was_revoked_stays_dead(world, stolen, session):
     mine = world.session("globex")
-    revoke(world, "key", mine.parsed.kid, "--all")
+    revoke(world, "key", mine.parsed.kid)
     refused_after(world, mine, time.monotonic(), "globex-data")
     world.server.kill()
     world.server.start()
@@ -415,4 +412,3 @@ def test_a7_the_drill_replays_storm_0558(world):
     for word in ("jwks", "expired", "iss", "issuer key", "log key"):
         assert word in text, f"the drill says nothing of {word}"
     assert "SIG_VALID_NOT_ISSUED" in done.stdout
-    assert datetime.datetime.now() and world.server.is_alive()
