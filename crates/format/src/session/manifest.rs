@@ -243,12 +243,12 @@ impl KeySet {
 
     /// The key of this scope with this id.
     pub fn find(&self, scope: &Scope, kid: Kid) -> Option<&KeyRow> {
-        self.of(scope).find(|(known, _)| *known == kid).map(|(_, row)| row)
+        self.keys.get(scope)?.iter().find(|(known, _)| *known == kid).map(|(_, row)| row)
     }
 
     /// All keys of a scope.
-    pub fn of(&self, scope: &Scope) -> impl Iterator<Item = (Kid, &KeyRow)> {
-        self.keys.get(scope).into_iter().flatten().map(|(kid, row)| (*kid, row))
+    pub fn of(&self, scope: &Scope) -> impl Iterator<Item = &KeyRow> {
+        self.keys.get(scope).into_iter().flatten().map(|(_, row)| row)
     }
 
     /// Whose key an id is, to say what went wrong; never to accept by.
@@ -269,7 +269,8 @@ impl KeySet {
 }
 
 fn rows(manifest: &Manifest) -> impl Iterator<Item = (Scope, &KeyRow)> {
-    manifest.keys.iter().map(|row| {
-        (Scope { realm: manifest.realm.clone(), tenant: row.tenant.clone(), purpose: row.purpose }, row)
-    })
+    manifest
+        .keys
+        .iter()
+        .map(|row| (Scope { realm: manifest.realm.clone(), tenant: row.tenant.clone(), purpose: row.purpose }, row))
 }

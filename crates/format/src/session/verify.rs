@@ -131,9 +131,8 @@ impl SessionToken {
     /// Whether an unknown key is one of ours, used elsewhere or too late.
     fn no_key(&self, keys: &KeySet, claimed: Scope, now_s: u64) -> Refusal {
         let kid = self.kid;
-        let signed = |(owner, key): &(&Scope, &KeyRow)| {
-            self.is_signed_by(key, &claimed) || self.is_signed_by(key, owner)
-        };
+        let signed =
+            |(owner, key): &(&Scope, &KeyRow)| self.is_signed_by(key, &claimed) || self.is_signed_by(key, owner);
         if let Some((owner, _)) = keys.anywhere(kid).filter(signed) {
             return Refusal::KeyOutsideScope { kid, owner: Box::new(owner.clone()), claimed: Box::new(claimed) };
         }
