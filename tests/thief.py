@@ -8,6 +8,7 @@ the very key that the installation signs with.
 import hashlib
 import hmac
 import pathlib
+import time
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -67,14 +68,18 @@ class Keyring:
         return unwrap(self.root, LABELS[row[0]], context, row[4])
 
 
-def issuer_keys(data, realm, tenant, purpose="sts-session"):
-    """Private issuer keys of a scope, as the server signs with them."""
-    rows = Keyring(data, f"realm-{realm}.keyring").keys(ISSUER, tenant)
-    return [paseto.key_of(key) for key, row in rows if paseto.PURPOSES[row[7][0]] == purpose]
+def signing(data, realm, tenant, purpose="sts-session", kind=ISSUER, when=None):
+    """The private key of a scope that signs at a time (now), as the server uses
+    it: of those whose day has come the latest; None where there is none."""
+    when = when or time.time()
+    rows = Keyring(data, f"realm-{realm}.keyring").keys(kind, tenant)
+    mine = [(signs[1], key) for key, signs in ((key, row[7]) for key, row in rows) if paseto.PURPOSES[signs[0]] == purpose]
+    begun = [(from_s, key) for from_s, key in mine if from_s <= when]
+    return paseto.key_of(max(begun)[1]) if begun else None
 
 
-def admission_keys(data, realm, tenant):
-    return [paseto.key_of(key) for key, _ in Keyring(data, f"realm-{realm}.keyring").keys(ADMISSION, tenant)]
+def admission(data, realm, tenant):
+    return signing(data, realm, tenant, "admission", ADMISSION)
 
 
 def log_key(data):
