@@ -1,6 +1,6 @@
 //! The evidence rules, attacked one by one.
 
 mod keys;
-mod provider;
+pub(crate) mod provider;
 mod rules;
 mod vectors;

@@ -136,9 +136,14 @@ mod tests {
 
     #[test]
     fn only_public_files_of_the_log_are_served() {
-        for good in
-            ["/log/checkpoint", "/log/checkpoint.cosigned", "/log/log.vkey", "/log/tile/0/000", "/log/tile/1/x001/234.p/7", "/log/tile/entries/000"]
-        {
+        for good in [
+            "/log/checkpoint",
+            "/log/checkpoint.cosigned",
+            "/log/log.vkey",
+            "/log/tile/0/000",
+            "/log/tile/1/x001/234.p/7",
+            "/log/tile/entries/000",
+        ] {
             assert!(public_file(good).is_some(), "{good}");
         }
         for bad in [
