@@ -11,6 +11,7 @@ mod cli;
 mod config;
 mod erasure;
 mod flows;
+mod forward_auth;
 #[doc(hidden)]
 pub mod fuzz;
 mod installation;

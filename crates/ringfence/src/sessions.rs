@@ -167,6 +167,21 @@ impl Installation {
     }
 }
 
+impl Installation {
+    /// Alone if it names a key or session that exists, else with others of its
+    /// minute and network.
+    ///
+    /// # Errors
+    /// It could not be recorded: nothing may be answered.
+    pub async fn record_refused(&self, refused: Unauthenticated) -> Result<Option<Seq>, LogError> {
+        if refused.identified() {
+            return Ok(Some(self.log.record(refused).await?.index()));
+        }
+        self.noise.count(&refused, self.clock.now_us());
+        Ok(None)
+    }
+}
+
 /// Nothing but the very same token for the same purpose is recalled.
 fn remembered_as(text: &str, purpose: Purpose) -> Hash {
     sha256(&[purpose.as_str().as_bytes(), &[0], text.as_bytes()].concat())
