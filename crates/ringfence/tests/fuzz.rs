@@ -43,6 +43,7 @@ targets! {
     requests_hold = "requests", 1_500;
     settings_hold = "settings", 3_000;
     what_sites_say_holds = "sites", 20_000;
+    what_a_witness_is_asked_holds = "witness", 4_000;
 }
 
 #[test]

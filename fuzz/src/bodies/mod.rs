@@ -9,6 +9,7 @@ mod s3;
 mod settings;
 mod sites;
 mod wire;
+mod witness;
 
 pub use ground::Ground;
 
@@ -34,4 +35,5 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("requests", s3::requests),
     ("settings", |_, bytes| settings::settings(bytes)),
     ("sites", |_, bytes| sites::sites(bytes)),
+    ("witness", |_, bytes| witness::requests(bytes)),
 ];
