@@ -395,7 +395,11 @@ impl Unauthenticated {
     pub fn of_token(refusal: Refusal, token: Option<&SessionToken>, key: Option<KeyId>, origin: Origin) -> Self {
         let signed = !matches!(
             refusal,
-            Refusal::Malformed(_) | Refusal::Purpose { .. } | Refusal::UnknownKey { .. } | Refusal::Signature(_)
+            Refusal::Malformed(_)
+                | Refusal::Purpose { .. }
+                | Refusal::UnknownKey { .. }
+                | Refusal::Version(_)
+                | Refusal::Signature(_)
         );
         let reason = AuthnReason::Session(refusal);
         match token.filter(|_| signed) {

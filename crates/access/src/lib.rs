@@ -17,6 +17,7 @@ pub mod ask;
 pub mod authority;
 pub mod caller;
 pub mod evidence;
+pub mod freshness;
 pub mod keys;
 pub mod labels;
 pub mod manifests;

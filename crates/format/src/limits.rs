@@ -58,6 +58,9 @@ pub const CLOCK_SKEW_S_MAX: u32 = 15 * 60;
 /// Lifetime of a presigned URL, in seconds (AWS: 7 days).
 pub const PRESIGNED_S_MAX: u32 = 7 * 24 * 3600;
 
+/// A trust file holds one manifest of each realm, of at most 1 MiB or so.
+pub const TRUST_FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// A permit is good for this long before it must have been recorded, so that
 /// a revocation cannot be outrun by a request that was decided before it.
 pub const PERMIT_MS_MAX: u64 = 10_000;

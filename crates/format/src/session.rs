@@ -16,14 +16,16 @@ mod refusal;
 mod revocation;
 mod scope;
 mod token;
+mod trust;
 mod verify;
 
 pub use claims::{Claims, LIFETIME_S_MAX, PAYLOAD_BYTES_MAX, Parent};
 pub use issuance::{ISSUANCE, Issuance, IssuanceDraft};
 pub use manifest::{KeyRow, KeySet, MANIFEST, Manifest, ManifestLeaf, SignedManifest};
 pub use paseto::{Kid, PublicKey, Version, pre_authentication_encoding};
-pub use refusal::{BadManifest, BadSession, Refusal};
+pub use refusal::{BadSession, Refusal};
 pub use revocation::{REVOCATION, Revocation, Revocations, Target};
 pub use scope::{Purpose, Scope, Sites};
 pub use token::{PathHash, Receipt, SESSION_TOKEN_BYTES_MAX, SessionToken};
+pub use trust::{Report, Step, Trust};
 pub use verify::{Issued, Signed, Verified};

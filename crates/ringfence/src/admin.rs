@@ -14,6 +14,8 @@ mod keys;
 mod logs;
 mod policy;
 pub mod public;
+mod revoke;
+mod session_keys;
 mod sites;
 pub mod socket;
 pub mod tenants;

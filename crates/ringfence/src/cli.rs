@@ -14,6 +14,8 @@ mod offline;
 mod operator;
 mod output;
 mod passphrase;
+mod revoke;
+mod session_keys;
 mod witnesses;
 
 use std::net::SocketAddr;
@@ -26,6 +28,8 @@ use rustix::fs::Mode;
 pub use failure::{Failure, Kind};
 pub(crate) use offline::public_json;
 pub use output::Output;
+use revoke::RevokeCommand;
+use session_keys::{ManifestCommand, RootCommand};
 
 /// One S3 endpoint over your private sites and public clouds: policy decides
 /// what may ever leave home, keys stay at home, every access is provable.
@@ -96,13 +100,19 @@ enum Command {
         after_help = "Example:\n  ringfence witness --name witness.example/one --log \"$(cat ringfence-data/log/log.vkey)\""
     )]
     Witness(crate::witness::server::WitnessArgs),
+    /// Answer elsewhere for home: is this API token a session? Holds public material only.
+    #[command(after_help = crate::gateway::HELP)]
+    Gateway(crate::gateway::GatewayArgs),
     /// Rebuild a lost catalogue from log, sites and keys; the server must be stopped.
     #[command(after_help = "Example:\n  ringfence recover --data /srv/ringfence")]
     Recover,
     /// Static access keys of S3 clients.
     #[command(subcommand)]
     Key(KeyCommand),
-    /// The keys that seal data: backup, restore, rotation.
+    /// End sessions before their time.
+    #[command(subcommand)]
+    Revoke(RevokeCommand),
+    /// The keys that seal data and sign sessions: backup, rotation, manifests.
     #[command(subcommand)]
     Keys(KeysCommand),
     /// Tenants: each owns its buckets and sees no others.
@@ -334,13 +344,37 @@ enum KeysCommand {
         /// The backup.
         file: PathBuf,
     },
-    /// Give a tenant a new key version and re-wrap all its objects.
-    #[command(after_help = "Example:\n  ringfence keys rotate --tenant default")]
+    /// Give a tenant a new key version and re-wrap all its objects; or, with --issuer, fresh session keys.
+    #[command(
+        after_help = "Examples:\n  ringfence keys rotate --tenant default\n  ringfence keys rotate --issuer --tenant default --purpose sts-session"
+    )]
     Rotate {
         /// Whose; every tenant if left out.
         #[arg(long)]
         tenant: Option<String>,
+        /// Session keys instead: a fresh one signs from now on, the one before is destroyed.
+        #[arg(long)]
+        issuer: bool,
+        /// Of which realm; the configured one if left out.
+        #[arg(long, requires = "issuer")]
+        realm: Option<String>,
+        /// `sts-session`, `api` or `admission`; all if left out.
+        #[arg(long, requires = "issuer")]
+        purpose: Option<String>,
     },
+    /// Session keys: scope, state, age.
+    #[command(after_help = "Example:\n  ringfence keys list --json")]
+    List {
+        /// Only this realm's.
+        #[arg(long)]
+        realm: Option<String>,
+    },
+    /// Manifests: which keys sign sessions, as the realm's root says.
+    #[command(subcommand)]
+    Manifest(ManifestCommand),
+    /// The realm's root, which signs manifests and is offline.
+    #[command(subcommand)]
+    Root(RootCommand),
 }
 
 #[derive(Subcommand, Debug)]
@@ -388,7 +422,7 @@ pub fn run() -> ExitCode {
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let cli = Cli::parse();
     let output = Output::new(cli.common.json);
-    match dispatch(cli, &output) {
+    match crate::hygiene::harden().and_then(|()| dispatch(cli, &output)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output.failure(&failure);
@@ -408,6 +442,7 @@ fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
             offline::log_verify(&common, log, key, against, output)
         }
         Command::Witness(arguments) => crate::witness::server::run(&arguments, output),
+        Command::Gateway(arguments) => crate::gateway::run(&common, &arguments, output),
         Command::Recover => offline::recover(&common, output),
         Command::Keys(KeysCommand::Restore { file }) => offline::keys_restore(&common, &file, output),
         Command::Config(ConfigCommand::Check { file }) => offline::config_check(&common, file, output),

@@ -13,7 +13,10 @@ mod erasure;
 mod flows;
 #[doc(hidden)]
 pub mod fuzz;
+mod hygiene;
+mod gateway;
 mod installation;
+mod papers;
 mod retention;
 mod s3;
 mod serve;

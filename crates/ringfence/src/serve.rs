@@ -17,7 +17,6 @@ mod stop;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::DumpableBehavior;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -36,11 +35,9 @@ const DRAIN: Duration = Duration::from_secs(15);
 
 /// `ringfence serve`
 pub fn run(common: &Common, arguments: &ServeArgs, output: &Output) -> Result<(), Failure> {
-    // Keys live in this process: it leaves no core and nobody may trace it.
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(|e| Failure::internal(format!("core dumps cannot be turned off: {e}")))?;
     telemetry::trace();
     let metrics = telemetry::count()?;
+    crate::hygiene::lock_memory_and_tell();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

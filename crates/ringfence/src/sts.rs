@@ -7,7 +7,7 @@
 
 mod answer;
 mod error;
-mod fetch;
+pub mod fetch;
 mod query;
 mod sigv4;
 mod world;

@@ -37,12 +37,16 @@ targets! {
     documents_hold = "documents", 600;
     evidence_holds = "evidence", 20_000;
     unsigned_heads_hold = "heads", 1_500;
+    identity_tokens_hold = "idtokens", 6_000;
+    key_sets_hold = "jwks", 20_000;
     keyrings_hold = "keyrings", 1_500;
+    session_policies_hold = "narrowing", 10_000;
     policies_hold = "policies", 600;
     records_hold = "records", 20_000;
     requests_hold = "requests", 1_500;
     settings_hold = "settings", 3_000;
     what_sites_say_holds = "sites", 20_000;
+    sts_requests_hold = "sts", 2_000;
 }
 
 #[test]

@@ -194,6 +194,9 @@ pub enum VaultError {
         "revocations of realm `{0}` that are on record are not in the catalogue: move it and its `-wal` and `-shm` files away and run `ringfence recover`"
     )]
     RevocationsLost(Realm),
+    /// Files of a root that do not sign together.
+    #[error("the root does not sign: {0}")]
+    Shares(&'static str),
     /// The realm's root is not here.
     #[error(
         "the root of realm `{0}` is offline: make a request with `ringfence keys manifest request` and sign it there"

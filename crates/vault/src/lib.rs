@@ -7,6 +7,7 @@
 //! docs/formats/sealed-object.md.
 
 mod backup;
+pub mod ceremony;
 mod durable;
 mod error;
 mod evidence;

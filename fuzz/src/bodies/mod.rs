@@ -3,11 +3,13 @@
 
 mod admin;
 mod ground;
+mod identity;
 mod keyrings;
 mod policies;
 mod s3;
 mod settings;
 mod sites;
+mod sts;
 mod wire;
 
 pub use ground::Ground;
@@ -28,10 +30,14 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("documents", s3::documents),
     ("evidence", |_, bytes| sites::evidence(bytes)),
     ("heads", s3::heads),
+    ("idtokens", |_, bytes| identity::tokens(bytes)),
+    ("jwks", |_, bytes| identity::key_sets(bytes)),
     ("keyrings", keyrings::keyrings),
+    ("narrowing", |_, bytes| identity::session_policies(bytes)),
     ("policies", |_, bytes| policies::policies(bytes)),
     ("records", |_, bytes| sites::records(bytes)),
     ("requests", s3::requests),
     ("settings", |_, bytes| settings::settings(bytes)),
     ("sites", |_, bytes| sites::sites(bytes)),
+    ("sts", sts::sts),
 ];

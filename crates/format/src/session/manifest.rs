@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::issuance::decode_all;
 use super::paseto::{Kid, PublicKey, pre_authentication_encoding};
-use super::refusal::{BadManifest, BadSession};
+use super::refusal::BadSession;
 use super::scope::{Purpose, Scope, Sites};
 use crate::leaf::{Hash, sha256};
 use crate::names::{Realm, Tenant};
@@ -107,32 +107,6 @@ impl SignedManifest {
         root.signed(&self.manifest.to_be_signed(), &self.signature)
     }
 
-    /// Whether it is the one that follows `previous` (`None`: the first of all)
-    /// in the sequence of `realm`, whose root is `root`.
-    ///
-    /// # Errors
-    /// The first rule it breaks; an older manifest is never taken back.
-    pub fn check(&self, realm: &Realm, root: &PublicKey, previous: Option<&Manifest>) -> Result<(), BadManifest> {
-        let manifest = &self.manifest;
-        if manifest.version != 0 {
-            return Err(BadManifest::Version(manifest.version));
-        }
-        if manifest.realm != *realm {
-            return Err(BadManifest::Realm(manifest.realm.clone()));
-        }
-        if !self.is_signed_by(root) {
-            return Err(BadManifest::Signature(realm.clone()));
-        }
-        let expected = previous.map_or(1, |previous| previous.seq.saturating_add(1));
-        if manifest.seq != expected {
-            return Err(BadManifest::Sequence { found: manifest.seq, expected });
-        }
-        if manifest.previous != previous.map(Manifest::sha256) {
-            return Err(BadManifest::Previous);
-        }
-        KeySet::new([manifest]).map(drop)
-    }
-
     /// What of it stands in the log.
     pub fn leaf(&self) -> ManifestLeaf {
         ManifestLeaf {
@@ -180,97 +154,83 @@ impl ManifestLeaf {
 
 /// The keys of every realm, found by scope first and by id only within it.
 ///
-/// INVARIANT 2 — a key has one scope: none is listed twice.
+/// INVARIANT 2 — a key has one scope. One that is listed twice, in one scope or
+/// in two, in one realm or in two, is left out: it opens nothing anywhere.
+/// (Manifests that would do this do not come into force in the first place;
+/// this is for those who build a set from what they were given.)
 #[derive(Clone, Debug, Default)]
 pub struct KeySet {
-    keys: HashMap<Scope, Vec<(Kid, KeyRow)>>,
-    /// Where each key belongs; to say what went wrong, never to accept by.
-    owners: HashMap<Kid, Scope>,
+    keys: HashMap<Scope, Keys>,
     /// Keys of earlier manifests that no manifest in force lists. They open
     /// nothing; who still signs with them is noticed.
     retired: HashMap<Kid, (Scope, KeyRow)>,
 }
 
+/// The keys of one scope, each with its id at the same place.
+#[derive(Clone, Debug, Default)]
+struct Keys {
+    rows: Vec<KeyRow>,
+    kids: Vec<Kid>,
+}
+
 impl KeySet {
     /// The keys of manifests that were checked, one of each realm.
-    ///
-    /// # Errors
-    /// A key that is listed twice, in one scope or two, in one realm or two, and
-    /// a key whose time ends before it begins.
-    pub fn new<'a>(manifests: impl IntoIterator<Item = &'a Manifest>) -> Result<Self, BadManifest> {
+    pub fn new<'a>(manifests: impl IntoIterator<Item = &'a Manifest>) -> Self {
+        let all: Vec<_> = manifests.into_iter().flat_map(rows).collect();
+        let mut times: HashMap<Kid, usize> = HashMap::new();
+        for (kid, ..) in &all {
+            *times.entry(*kid).or_default() += 1;
+        }
         let mut set = Self::default();
-        for manifest in manifests {
-            set.add(manifest)?;
-        }
-        Ok(set)
-    }
-
-    /// Adds the manifest of one more realm, whole or not at all: what a realm's
-    /// root signs cannot take a key away from another realm.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    pub fn add(&mut self, manifest: &Manifest) -> Result<(), BadManifest> {
-        let mut owners = self.owners.clone();
-        for (scope, row) in rows(manifest) {
-            let kid = row.public.kid();
-            if row.until_s <= row.from_s {
-                return Err(BadManifest::Row(kid, "ends before it begins"));
-            }
-            if let Some(first) = owners.insert(kid, scope.clone()) {
-                return Err(BadManifest::TwoScopes { kid, first: Box::new(first), second: Box::new(scope) });
+        for (kid, scope, row) in all {
+            if times[&kid] == 1 {
+                let keys = set.keys.entry(scope).or_default();
+                keys.rows.push(row.clone());
+                keys.kids.push(kid);
             }
         }
-        for (scope, row) in rows(manifest) {
-            let kid = row.public.kid();
-            self.retired.remove(&kid);
-            self.keys.entry(scope).or_default().push((kid, row.clone()));
-        }
-        self.owners = owners;
-        Ok(())
+        set
     }
 
     /// Remembers the keys of an earlier manifest that are listed no more, so
     /// that a token they sign raises [`RetiredKey`](super::Refusal::RetiredKey).
     pub fn remember(&mut self, earlier: &Manifest) {
-        for (scope, row) in rows(earlier) {
-            let kid = row.public.kid();
-            if !self.owners.contains_key(&kid) {
-                self.retired.insert(kid, (scope, row.clone()));
-            }
+        for (kid, scope, row) in rows(earlier) {
+            self.retired.insert(kid, (scope, row.clone()));
         }
     }
 
     /// The key of this scope with this id.
     pub fn find(&self, scope: &Scope, kid: Kid) -> Option<&KeyRow> {
-        self.keys.get(scope)?.iter().find(|(known, _)| *known == kid).map(|(_, row)| row)
+        let keys = self.keys.get(scope)?;
+        let at = keys.kids.iter().position(|known| *known == kid)?;
+        keys.rows.get(at)
     }
 
     /// All keys of a scope.
-    pub fn of(&self, scope: &Scope) -> impl Iterator<Item = &KeyRow> {
-        self.keys.get(scope).into_iter().flatten().map(|(_, row)| row)
+    pub fn of(&self, scope: &Scope) -> &[KeyRow] {
+        self.keys.get(scope).map_or(&[], |keys| &keys.rows)
     }
 
     /// Whose key an id is, to say what went wrong; never to accept by.
     pub(super) fn anywhere(&self, kid: Kid) -> Option<(&Scope, &KeyRow)> {
-        let owner = self.owners.get(&kid)?;
-        Some((owner, self.find(owner, kid)?))
+        self.keys.keys().find_map(|scope| Some((scope, self.find(scope, kid)?)))
     }
 
-    /// A key that was in force once.
+    /// A key that was in force once; to say what went wrong, as above.
     pub(super) fn retired(&self, kid: Kid) -> Option<(&Scope, &KeyRow)> {
         self.retired.get(&kid).map(|(scope, row)| (scope, row))
     }
 
     /// Everything in force, for showing.
     pub fn iter(&self) -> impl Iterator<Item = (&Scope, &KeyRow)> {
-        self.keys.iter().flat_map(|(scope, rows)| rows.iter().map(move |(_, row)| (scope, row)))
+        self.keys.iter().flat_map(|(scope, keys)| keys.rows.iter().map(move |row| (scope, row)))
     }
 }
 
-fn rows(manifest: &Manifest) -> impl Iterator<Item = (Scope, &KeyRow)> {
-    manifest
-        .keys
-        .iter()
-        .map(|row| (Scope { realm: manifest.realm.clone(), tenant: row.tenant.clone(), purpose: row.purpose }, row))
+fn rows(manifest: &Manifest) -> impl Iterator<Item = (Kid, Scope, &KeyRow)> {
+    manifest.keys.iter().map(|row| {
+        let scope = Scope { realm: manifest.realm.clone(), tenant: row.tenant.clone(), purpose: row.purpose };
+        (row.public.kid(), scope, row)
+    })
 }

@@ -214,3 +214,6 @@ pub(super) fn parse(text: &str) -> Result<Parts, BadSession> {
     let signature = payload.split_off(cut);
     Ok(Parts { version, payload, signature, footer })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Why a session token convinces nobody.
 
 use crate::checkpoint::BadCheckpoint;
-use crate::names::{Realm, SiteId};
+use crate::names::SiteId;
 use crate::record::Seq;
 
 use super::paseto::Kid;
@@ -22,44 +22,6 @@ pub enum BadSession {
     /// A leaf or manifest that cannot be read.
     #[error("malformed: {0}")]
     Leaf(String),
-}
-
-/// Why a manifest is not the next of its realm.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadManifest {
-    /// A version that this code does not know.
-    #[error("the manifest has version {0}, which is not known here")]
-    Version(u8),
-    /// It is another realm's.
-    #[error("the manifest is of realm `{0}`")]
-    Realm(Realm),
-    /// The realm's root did not sign it.
-    #[error("the manifest is not signed by the root of realm `{0}`")]
-    Signature(Realm),
-    /// It is older than the one known, or one between is missing.
-    #[error("the manifest is number {found} where number {expected} comes next: an older one is not taken back")]
-    Sequence {
-        /// Its number.
-        found: u64,
-        /// The number that comes next.
-        expected: u64,
-    },
-    /// It follows another one than the one known.
-    #[error("the manifest does not name the one before it: the realm's root signed two histories")]
-    Previous,
-    /// A key whose row makes no sense.
-    #[error("key `{0}` in the manifest {1}")]
-    Row(Kid, &'static str),
-    /// A key has one scope, in all realms together.
-    #[error("key `{kid}` is listed in scope {first} and in {second}: a key has one scope")]
-    TwoScopes {
-        /// Which.
-        kid: Kid,
-        /// Where it was first.
-        first: Box<Scope>,
-        /// Where it is again.
-        second: Box<Scope>,
-    },
 }
 
 /// Why a token, well-formed or not, is refused. Precise: it goes into the

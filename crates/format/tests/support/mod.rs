@@ -4,16 +4,16 @@
 
 use std::convert::Infallible;
 
+use aws_lc_rs::encoding::{AsBigEndian, EcPublicKeyCompressedBin};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
-use aws_lc_rs::encoding::{AsBigEndian, EcPublicKeyCompressedBin};
 use ringfence_format::checkpoint::{Checkpoint, VerifierKey};
 use ringfence_format::leaf::{Hash, sha256};
 use ringfence_format::names::SiteId;
 use ringfence_format::proof::{self, Nodes};
 use ringfence_format::session::{
-    Claims, ISSUANCE, Issuance, IssuanceDraft, Issued, KeyRow, KeySet, Manifest, PathHash, PublicKey, Purpose,
-    Receipt, Refusal, Revocations, SessionToken, SignedManifest, Sites, Verified, pre_authentication_encoding,
+    Claims, ISSUANCE, Issuance, IssuanceDraft, Issued, KeyRow, KeySet, Manifest, PathHash, PublicKey, Purpose, Receipt,
+    Refusal, Revocations, SessionToken, SignedManifest, Sites, Verified, pre_authentication_encoding,
 };
 use ringfence_format::tile::{leaf_hash, root_over};
 
@@ -285,7 +285,7 @@ impl Forge {
     }
 
     pub fn keys(&self) -> KeySet {
-        let mut keys = KeySet::new(&self.manifests).expect("keys of one scope each");
+        let mut keys = KeySet::new(&self.manifests);
         self.earlier.iter().for_each(|earlier| keys.remember(earlier));
         keys
     }

@@ -26,6 +26,24 @@ pub enum Call {
     KeysBackup { file: std::path::PathBuf, passphrase: Secret },
     /// New key versions, all objects re-wrapped.
     KeysRotate { tenant: Option<String> },
+    /// Every session key.
+    KeysList { realm: Option<String> },
+    /// Fresh session keys, now.
+    KeysRotateIssuer { realm: Option<String>, tenant: Option<String>, purpose: Option<String> },
+    /// What the offline root is to sign next.
+    ManifestRequest { realm: Option<String>, days: u64, fresh: bool },
+    /// A manifest that the root signed.
+    ManifestApply { text: String },
+    /// The manifest in force, and its root.
+    ManifestShow { realm: Option<String> },
+    /// Another root takes over.
+    RootAdopt { text: String },
+    /// Sessions end.
+    Revoke(Revoke),
+    /// A revocation is taken back.
+    RevokeLift { index: u64, reason: Option<String> },
+    /// Every revocation.
+    RevokeList {},
     /// The configured sites.
     SiteList {},
     /// What a site can really do.
@@ -69,6 +87,47 @@ pub enum Call {
     Scrub {},
     /// Erase what is gone.
     Sweep { dry_run: bool, confirm_recovered: bool },
+}
+
+/// What is revoked, and from which leaf on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revoke {
+    /// What kind of thing.
+    pub what: What,
+    /// Which, as the operator typed it.
+    pub which: String,
+    /// Sessions whose leaf stands before it live on; none do without it.
+    pub from_index: Option<u64>,
+    /// Why; stands in the record.
+    pub reason: Option<String>,
+    /// In which realm, where the name does not say it.
+    pub realm: Option<String>,
+}
+
+/// See [`Revoke`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)] // each is what it says
+pub enum What {
+    Session,
+    Subject,
+    Role,
+    Key,
+    Site,
+}
+
+impl What {
+    /// As the command line calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Subject => "subject",
+            Self::Role => "role",
+            Self::Key => "key",
+            Self::Site => "site",
+        }
+    }
 }
 
 /// Which records, and why; times as the operator typed them.

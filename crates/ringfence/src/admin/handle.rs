@@ -9,7 +9,7 @@ use ringfence_store::SweepMode;
 use serde_json::Value;
 
 use super::call::{Call, Progress};
-use super::{alarms, cuts, data, drill, keys, logs, policy, sites, tenants, witnesses};
+use super::{alarms, cuts, data, drill, keys, logs, policy, revoke, session_keys, sites, tenants, witnesses};
 use crate::cli::{Failure, Kind};
 use crate::installation::Installation;
 
@@ -33,6 +33,12 @@ pub async fn handle(
         Call::LogWitnessesSet { require, witnesses, signed } => {
             witnesses::set(installation, permit, require, witnesses, signed.as_deref()).await
         }
+        Call::ManifestApply { text } => session_keys::apply(installation, permit, &text).await,
+        Call::KeysRotateIssuer { realm, tenant, purpose } => {
+            session_keys::rotate(installation, permit, realm.as_deref(), tenant.as_deref(), purpose.as_deref()).await
+        }
+        Call::Revoke(what) => revoke::revoke(installation, permit, &what).await,
+        Call::RevokeLift { index, .. } => revoke::lift(installation, permit, index).await,
         recorded => {
             let receipt = record(installation, permit).await?;
             after_record(installation, receipt, recorded, progress).await
@@ -52,6 +58,13 @@ async fn after_record(
         Call::KeyList { tenant } => tenants::list_keys(installation, tenant.as_deref()),
         Call::KeysBackup { file, passphrase } => keys::backup(installation, &receipt, &file, passphrase),
         Call::KeysRotate { tenant } => keys::rotate(installation, &receipt, tenant.as_deref(), progress).await,
+        Call::KeysList { realm } => session_keys::list(installation, realm.as_deref()),
+        Call::ManifestRequest { realm, days, fresh } => {
+            session_keys::request(installation, realm.as_deref(), days, fresh).await
+        }
+        Call::ManifestShow { realm } => session_keys::show(installation, realm.as_deref()),
+        Call::RootAdopt { text } => session_keys::adopt(installation, &receipt, &text).await,
+        Call::RevokeList {} => revoke::list(installation),
         Call::SiteList {} => Ok(sites::list(installation)),
         Call::SiteCheck { site } => sites::check(installation, site.as_deref(), progress).await,
         Call::PolicyShow {} => Ok(policy::show(installation)),
@@ -80,7 +93,11 @@ async fn after_record(
         | Call::KeyAdd { .. }
         | Call::KeyDisable { .. }
         | Call::PolicyApply { .. }
-        | Call::LogWitnessesSet { .. } => {
+        | Call::LogWitnessesSet { .. }
+        | Call::ManifestApply { .. }
+        | Call::KeysRotateIssuer { .. }
+        | Call::Revoke(_)
+        | Call::RevokeLift { .. } => {
             unreachable!("these are recorded with what they change")
         }
     }
@@ -140,6 +157,27 @@ fn ask(installation: &Installation, call: &Call) -> Result<Ask, Failure> {
         Call::KeysBackup { .. } => Ask::on_installation("admin:KeysBackup"),
         Call::KeysRotate { tenant: Some(name) } => on_tenant("admin:KeysRotate", name)?,
         Call::KeysRotate { tenant: None } => Ask::on_installation("admin:KeysRotate"),
+        Call::KeysList { .. } => Ask::on_installation("admin:KeysList"),
+        Call::KeysRotateIssuer { .. } => Ask::on_installation("admin:KeysRotateIssuer"),
+        Call::ManifestRequest { days, .. } => {
+            detailed(Ask::on_installation("admin:ManifestRequest"), format!("for {days} days"))
+        }
+        Call::ManifestApply { .. } => Ask::on_installation("admin:ManifestApply"),
+        Call::ManifestShow { .. } => Ask::on_installation("admin:ManifestShow"),
+        Call::RootAdopt { text } => detailed(Ask::on_installation("admin:RootAdopt"), session_keys::adoption(text)?),
+        Call::Revoke(revoke) => {
+            let from = revoke.from_index.map(|index| format!(" from #{index} on")).unwrap_or_default();
+            let why = revoke.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            detailed(
+                Ask::on_installation("admin:Revoke"),
+                format!("{} {}{from}{why}", revoke.what.name(), revoke.which),
+            )
+        }
+        Call::RevokeLift { index, reason } => {
+            let why = reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            detailed(Ask::on_installation("admin:RevokeLift"), format!("#{index}{why}"))
+        }
+        Call::RevokeList {} => Ask::on_installation("admin:RevokeList"),
         Call::SiteList {} => Ask::on_installation("admin:SiteList"),
         Call::SiteCheck { site } => detailed(Ask::on_installation("admin:SiteCheck"), site.clone().unwrap_or_default()),
         Call::PolicyShow {} => Ask::on_installation("admin:PolicyShow"),

@@ -154,6 +154,15 @@ impl<'a> Drill<'a> {
     /// 2 to 6. Identity tokens that should open nothing.
     async fn identity_tokens(&mut self) {
         const NO_EVIDENCE: &[&str] = &["InvalidIdentityToken"];
+        let token = self.keys.consumer.sign(&self.idp.claims(CONSUMER, "mallory"));
+        self.exchange(
+            "a consumer asks for the enterprise's role",
+            "an honest account at the consumers' identity provider",
+            &token,
+            Expect::Refused(&["AccessDenied"], None),
+        )
+        .await;
+
         let enterprise = self.idp.url(ENTERPRISE);
         let mut as_enterprise = self.idp.claims(CONSUMER, "alice");
         as_enterprise["iss"] = json!(enterprise);
@@ -187,15 +196,6 @@ impl<'a> Drill<'a> {
             "an old signing key of the enterprise's identity provider",
             &token,
             Expect::Refused(NO_EVIDENCE, None),
-        )
-        .await;
-
-        let token = self.keys.consumer.sign(&self.idp.claims(CONSUMER, "mallory"));
-        self.exchange(
-            "a consumer asks for the enterprise's role",
-            "an honest account at the consumers' identity provider",
-            &token,
-            Expect::Refused(&["AccessDenied"], None),
         )
         .await;
 

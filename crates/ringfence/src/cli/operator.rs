@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::output::human_bytes;
 use super::{
     AlarmCommand, Command, Common, Failure, KeyCommand, KeysCommand, Kind, LogCommand, Output, PolicyCommand,
-    SiteCommand, TenantCommand, alarms, connect, cuts, passphrase, witnesses,
+    SiteCommand, TenantCommand, alarms, connect, cuts, passphrase, revoke, session_keys, witnesses,
 };
 use crate::admin::call::{Call, Erase};
 
@@ -30,12 +30,20 @@ pub fn run(common: &Common, command: Command, output: &Output) -> Result<(), Fai
         Command::Alarm(AlarmCommand::List { since }) => alarms::list(common, since, output),
         Command::Key(command) => key(common, command, output),
         Command::Keys(KeysCommand::Backup { file }) => keys_backup(common, &file, output),
-        Command::Keys(KeysCommand::Rotate { tenant }) => keys_rotate(common, tenant, output),
+        Command::Keys(KeysCommand::Rotate { tenant, issuer: true, realm, purpose }) => {
+            session_keys::rotate(common, realm, tenant, purpose, output)
+        }
+        Command::Keys(KeysCommand::Rotate { tenant, .. }) => keys_rotate(common, tenant, output),
+        Command::Keys(KeysCommand::List { realm }) => session_keys::list(common, realm, output),
+        Command::Keys(KeysCommand::Manifest(command)) => session_keys::manifest(common, command, output),
+        Command::Keys(KeysCommand::Root(command)) => session_keys::root(common, command, output),
+        Command::Revoke(command) => revoke::run(common, command, output),
         Command::Tenant(command) => tenant(common, command, output),
         Command::Scrub => scrub(common, output),
         Command::Sweep { dry_run, confirm_recovered } => sweep(common, dry_run, confirm_recovered, output),
         Command::Status => status(common, output),
         Command::Serve(_)
+        | Command::Gateway(_)
         | Command::Recover
         | Command::Config(_)
         | Command::Demo { .. }

@@ -107,7 +107,7 @@ pub fn thumbprint(jwk: &Value) -> String {
 }
 
 /// Header and claims of a token that obeys every rule.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Token {
     pub header: Value,
     pub claims: Value,
