@@ -192,13 +192,8 @@ impl Authority {
     }
 
     fn show_keys(&self, state: &State) {
-        let mut keys = KeySet::default();
-        for manifest in state.realms.values().filter_map(|own| Some(&own.manifest.as_ref()?.manifest)) {
-            // Checked before it came into force; were it not, it would count nothing.
-            if let Err(why) = keys.add(manifest) {
-                tracing::error!(realm = %manifest.realm, "its manifest is not in force: {why}");
-            }
-        }
+        let manifests = state.realms.values().filter_map(|own| Some(&own.manifest.as_ref()?.manifest));
+        let keys = KeySet::new(manifests);
         self.keys.store(Arc::new(keys));
     }
 

@@ -12,10 +12,11 @@ use std::sync::{Arc, LazyLock};
 
 use ringfence_format::names::{KeyId, Principal, Realm, Tenant};
 use ringfence_format::record::{ActorKind, Core, Decision, Op, Phase, Record, Resource, Subject, TimeUs};
-use ringfence_format::session::{Claims, Refusal, SessionToken};
+use ringfence_format::session::{Claims, Purpose, Refusal, SessionToken};
 use ringfence_log::Entry;
 
 use crate::admission::principal_of;
+use crate::dpop::{self, ProvedKey};
 use crate::evidence::{Reason, VerifiedEvidence};
 use crate::keys::{KeyState, Keys};
 use crate::session::Session;
@@ -23,6 +24,9 @@ use crate::session::Session;
 /// Reserved: no tenant and no realm may have this name. Callers without a
 /// tenant (the operator, Ringfence itself) carry it.
 pub const PROVIDER: &str = "provider";
+
+/// What a request is called whose operation is not known.
+const AUTHENTICATE: &str = "s3:Authenticate";
 
 static PROVIDER_TENANT: LazyLock<Tenant> = LazyLock::new(|| Tenant::parse(PROVIDER).expect("a valid name"));
 static PROVIDER_REALM: LazyLock<Realm> = LazyLock::new(|| Realm::parse(PROVIDER).expect("a valid name"));
@@ -94,6 +98,10 @@ pub enum Credential {
     StaticKey(VerifiedSignature),
     /// A signature by the key of a session whose token was verified.
     Session(VerifiedSignature, Arc<Session>),
+    /// A session for other services, that whoever has its token holds.
+    Bearer(Arc<Session>),
+    /// A session for other services, and the key that was just proved.
+    Dpop(Arc<Session>, ProvedKey),
     /// An identity provider's token that obeys every rule of evidence. Whom it
     /// makes may ask for a session, and for nothing else.
     WebIdentity(VerifiedEvidence),
@@ -127,13 +135,15 @@ pub fn authenticate(credential: impl Into<Credential>, keys: &Keys, origin: Orig
     match credential.into() {
         Credential::StaticKey(signature) => by_static_key(signature, keys, origin),
         Credential::Session(signature, session) => by_session(signature, session, keys, origin),
+        Credential::Bearer(session) => for_service(session, None, keys, origin),
+        Credential::Dpop(session, key) => for_service(session, Some(key), keys, origin),
         Credential::WebIdentity(evidence) => by_evidence(&evidence, origin),
     }
 }
 
-/// Steps: 1. the signature is by the key that the session is bound to, with
-/// the secret of its own tenant and realm: a token without that secret is worth
-/// nothing; 2. nothing has revoked the session since its token was verified.
+/// Steps: 1. the session is one for S3; 2. the signature is by the key that it
+/// is bound to, with the secret of its own tenant and realm: a token without
+/// that secret is worth nothing; 3. nothing has revoked the session since its token was verified.
 fn by_session(
     signature: VerifiedSignature,
     session: Arc<Session>,
@@ -144,6 +154,9 @@ fn by_session(
     let claims = session.claims();
     let refuse =
         |reason| Unauthenticated::of_session(reason, session.verified().claims(), Some(key.clone()), origin.clone());
+    if let Some(other) = other_purpose(&session, Purpose::StsSession) {
+        return Err(refuse(other));
+    }
     if claims.confirmation != key.as_str() {
         return Err(refuse(AuthnReason::OtherKey));
     }
@@ -163,6 +176,43 @@ fn by_session(
     let session = Some(session);
     let who = Who { key_id: Some(key), origin, session, ..Who::new(realm, tenant, principal, ActorKind::Session) };
     Ok(Caller(Arc::new(who)))
+}
+
+/// Steps: 1. the session is one for other services; 2. it is bound to the key
+/// that was proved, or to none where none was: a token that is bound is worth
+/// nothing to a bearer (RFC 9449, section 7.1); 3. nothing has revoked it since
+/// its token was verified.
+fn for_service(
+    session: Arc<Session>,
+    proved: Option<ProvedKey>,
+    keys: &Keys,
+    origin: Origin,
+) -> Result<Caller, Unauthenticated> {
+    let claims = session.claims();
+    let refuse = |reason| Unauthenticated::of_session(reason, session.claims(), None, origin.clone());
+    if let Some(other) = other_purpose(&session, Purpose::Api) {
+        return Err(refuse(other));
+    }
+    if claims.confirmation != proved.as_ref().map_or("", ProvedKey::thumbprint) {
+        return Err(refuse(AuthnReason::OtherKey));
+    }
+    let (realm, tenant, principal) = (claims.realm.clone(), claims.tenant.clone(), claims.principal.clone());
+    if tenant.as_str() == PROVIDER || realm.as_str() == PROVIDER {
+        return Err(refuse(AuthnReason::Reserved));
+    }
+    if let Some(by) = keys.revoked(&session) {
+        return Err(refuse(AuthnReason::Session(Refusal::Revoked { by })));
+    }
+    let session = Some(session);
+    let who = Who { origin, session, ..Who::new(realm, tenant, principal, ActorKind::Session) };
+    Ok(Caller(Arc::new(who)))
+}
+
+/// Why a session of another purpose is none here.
+fn other_purpose(session: &Session, expected: Purpose) -> Option<AuthnReason> {
+    let found = session.claims().purpose;
+    let (found, expected) = (found.as_str(), (found != expected).then_some(expected.as_str())?);
+    Some(AuthnReason::Session(Refusal::Purpose { found, expected }))
 }
 
 /// An issuer entry reaches one realm and one tenant, neither of them ours.
@@ -318,6 +368,8 @@ pub enum AuthnReason {
     NoRole,
     /// An identity provider's token that is no evidence.
     Evidence(Reason),
+    /// A DPoP proof that does not hold.
+    Proof(dpop::Reason),
     /// A user of this machine who may not administer.
     NotOperator {
         /// Its user id.
@@ -344,6 +396,7 @@ impl fmt::Display for AuthnReason {
             Self::NoToken => "a session's key without its token",
             Self::NoRole => "the session's role is not configured any more",
             Self::Evidence(reason) => return write!(f, "evidence: {reason}"),
+            Self::Proof(reason) => return write!(f, "the DPoP proof is refused: {reason}"),
             Self::NotOperator { uid } => return write!(f, "user {uid} may not administer this installation"),
         })
     }
@@ -360,7 +413,7 @@ impl AuthnReason {
             Self::Skewed => (403, "RequestTimeTooSkewed"),
             Self::BadSignature => (403, "SignatureDoesNotMatch"),
             Self::Session(Refusal::Expired(_)) => (400, "ExpiredToken"),
-            Self::Session(_) | Self::OtherKey | Self::NoRole => (400, "InvalidToken"),
+            Self::Session(_) | Self::OtherKey | Self::NoRole | Self::Proof(_) => (400, "InvalidToken"),
             Self::UnknownKey
             | Self::NotIssued
             | Self::Disabled
@@ -387,6 +440,8 @@ struct Refused {
     origin: Origin,
     op: &'static str,
     session: Option<Box<Claims>>,
+    /// What the client is told instead of what S3 tells.
+    answer: Option<(u16, &'static str)>,
 }
 
 impl Unauthenticated {
@@ -428,7 +483,7 @@ impl Unauthenticated {
     /// For the wire layer, where a signature fails before there is anything
     /// for [`authenticate`] to look at.
     pub fn new(reason: AuthnReason, key: Option<KeyId>, origin: Origin) -> Self {
-        Self(Box::new(Refused { reason, key, owner: None, origin, op: "s3:Authenticate", session: None }))
+        Self(Box::new(Refused { reason, key, owner: None, origin, op: AUTHENTICATE, session: None, answer: None }))
     }
 
     /// The same, of a key that exists: its owner's record.
@@ -443,6 +498,12 @@ impl Unauthenticated {
     /// Names the operation that was asked for, where it is known.
     pub fn during(mut self, op: &'static str) -> Self {
         self.0.op = op;
+        self
+    }
+
+    /// Says what is answered, where that is not what S3 answers.
+    pub fn answered(mut self, status: u16, code: &'static str) -> Self {
+        self.0.answer = Some((status, code));
         self
     }
 
@@ -463,9 +524,13 @@ impl Unauthenticated {
     pub fn origin(&self) -> &Origin {
         &self.0.origin
     }
-    /// HTTP status and S3 error code for the client.
+    /// The operation that was asked for, `s3:Authenticate` where it is unknown.
+    pub fn op(&self) -> &'static str {
+        self.0.op
+    }
+    /// HTTP status and error code for the client.
     pub fn answer(&self) -> (u16, &'static str) {
-        self.0.reason.answer()
+        self.0.answer.unwrap_or_else(|| self.0.reason.answer())
     }
 }
 

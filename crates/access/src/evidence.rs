@@ -17,9 +17,10 @@ mod token;
 pub use algorithm::Algorithm;
 pub use issuer::{BadIssuer, IssuerEntry, TOKEN_AGE_S_MAX, check};
 pub use issuers::{DOCUMENT_BYTES_MAX, Issuers, KeyChange, NotFetched, NotRecorded, Pending, Refused, Surroundings};
+pub(crate) use jwks::Jwk;
 pub use jwks::{BadJwks, JWKS_BYTES_MAX, JWKS_KEYS_MAX, Jwks};
 pub use reason::Reason;
 pub use token::{CLOCK_AHEAD_S_MAX, ClaimValue, SUBJECT_BYTES_MAX, TOKEN_BYTES_MAX, VerifiedEvidence};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

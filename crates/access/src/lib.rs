@@ -16,6 +16,7 @@ pub mod admission;
 pub mod ask;
 pub mod authority;
 pub mod caller;
+pub mod dpop;
 pub mod evidence;
 pub mod freshness;
 pub mod keys;

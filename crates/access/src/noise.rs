@@ -27,6 +27,7 @@ pub struct Noise(Mutex<BTreeMap<Kind, u64>>);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Kind {
     minute: u64,
+    op: &'static str,
     network: String,
     status: u16,
     code: &'static str,
@@ -52,7 +53,9 @@ impl Noise {
             None => "local".to_owned(),
         };
         let reason = refused.reason().to_string();
-        *counts.entry(Kind { minute: now_us / MINUTE_US, network, status, code, reason }).or_default() += 1;
+        *counts
+            .entry(Kind { minute: now_us / MINUTE_US, op: refused.op(), network, status, code, reason })
+            .or_default() += 1;
     }
 
     /// Takes out what belongs to minutes that are over: record each.
@@ -83,7 +86,7 @@ impl Entry for NoisyMinute {
         Record {
             core: Core {
                 time_us: self.kind.minute * MINUTE_US,
-                op: Op("s3:Authenticate".to_owned()),
+                op: Op(self.kind.op.to_owned()),
                 phase: Phase::Intent,
                 decision: Decision::Deny,
                 status: self.kind.status,

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use error::ConfigError;
 pub use secret::SecretRef;
-pub use sessions::{Issuer, RoleSettings, Sts};
+pub use sessions::{Auth, Issuer, Proxy, RoleSettings, Sts};
 pub use template::FIRST;
 
 /// The name of the file inside the data directory.
@@ -76,6 +76,9 @@ pub struct Config {
     /// Sessions.
     #[serde(default)]
     pub sts: Sts,
+    /// What other services ask about sessions.
+    #[serde(default)]
+    pub auth: Auth,
     /// The policies.
     #[serde(default)]
     pub policy: Policy,

@@ -25,7 +25,7 @@ pub struct Settings {
     /// The same again, as TOML.
     pub toml: String,
     /// Where it would listen.
-    pub listens: [SocketAddr; 2],
+    pub listens: Vec<SocketAddr>,
     /// Whether labels, sites and placement tables fit each other; a start
     /// would fail otherwise.
     pub fits: Result<(), String>,
@@ -52,7 +52,7 @@ pub fn settings(text: &str, environment: &[(String, String)]) -> Result<Settings
     })?;
     Ok(Settings {
         toml: toml::to_string(&config).expect("what was read can be written"),
-        listens: [config.s3.addr, config.admin.addr],
+        listens: [config.s3.addr, config.admin.addr].into_iter().chain(config.auth.addr).collect(),
         fits: installation::tables_fit(&config).map_err(|failure| failure.to_string()),
     })
 }

@@ -11,10 +11,11 @@ mod cli;
 mod config;
 mod erasure;
 mod flows;
+mod forward_auth;
 #[doc(hidden)]
 pub mod fuzz;
-mod hygiene;
 mod gateway;
+mod hygiene;
 mod installation;
 mod papers;
 mod retention;

@@ -240,11 +240,7 @@ impl Wire {
 
     /// Alone if it names a key that exists, else with others of its minute.
     async fn record_refused(&self, refused: Unauthenticated) -> Result<Option<Seq>, ringfence_log::LogError> {
-        if refused.identified() {
-            return Ok(Some(self.at.log.record(refused).await?.index()));
-        }
-        self.at.noise.count(&refused, self.at.clock.now_us());
-        Ok(None)
+        self.at.record_refused(refused).await
     }
 
     /// Why there is no caller, as precisely as can be told from the answer.

@@ -25,7 +25,7 @@ use crate::alarm::Webhook;
 use crate::cli::{Common, Failure, Kind, Output, ServeArgs};
 use crate::config::Config;
 use crate::installation::{DataDir, Installation, Options};
-use crate::{alarm, background, telemetry};
+use crate::{alarm, background, forward_auth, telemetry};
 
 pub use listen::{Peer, connection, serve as listen};
 pub use stop::{Stop, Stopping, channel as stop_channel};
@@ -61,8 +61,12 @@ async fn serve(
     let mut config = Installation::configure(&dir)?;
     config.listen(arguments.s3, arguments.admin)?;
 
-    let s3 = bind(config.s3.addr, "--s3").await?;
-    let admin = bind(config.admin.addr, "--admin").await?;
+    let s3 = bind(config.s3.addr, "`--s3 ADDR:PORT`").await?;
+    let admin = bind(config.admin.addr, "`--admin ADDR:PORT`").await?;
+    let auth = match config.auth.addr {
+        Some(addr) => Some(bind(addr, "`addr` of `[auth]`").await?),
+        None => None,
+    };
     let (stop, stopping) = stop::channel();
     let ready = public::Readiness::default();
     let admin = tokio::spawn(public::serve(admin, metrics.clone(), ready.clone(), stopping.clone()));
@@ -80,6 +84,8 @@ async fn serve(
     let telling = tokio::spawn(alarm::deliver(installation.alarms().clone(), webhook, clock, stopping.clone()));
     let work = tokio::spawn(background::run(installation.clone(), stopping.clone()));
     let service = crate::s3::service(installation.clone());
+    let asked = forward_auth::serve(auth, installation.clone(), stopping.clone());
+    let asked = tokio::spawn(asked);
     let data = tokio::spawn(listen::serve(s3, service, stopping, DRAIN));
     ready.now(installation.clone());
     announce::announce(&installation, first_start, output);
@@ -91,9 +97,14 @@ async fn serve(
     tracing::info!("stopping: nothing new is accepted, requests under way end");
     ready.not_any_more();
     stop.now();
-    for (name, task) in
-        [("s3", data), ("administration", control), ("background", work), ("alarms", telling), ("admin", admin)]
-    {
+    for (name, task) in [
+        ("s3", data),
+        ("auth", asked),
+        ("administration", control),
+        ("background", work),
+        ("alarms", telling),
+        ("admin", admin),
+    ] {
         if tokio::time::timeout(DRAIN + Duration::from_secs(2), task).await.is_err() {
             tracing::warn!("{name} did not end in time and was cut");
         }
@@ -109,7 +120,7 @@ async fn serve(
 pub async fn bind(addr: std::net::SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
     TcpListener::bind(addr).await.map_err(|e| {
         Failure::new(Kind::Unavailable, format!("cannot listen on `{addr}`: {e}"))
-            .next(format!("choose another address with `{flag} ADDR:PORT`"))
+            .next(format!("choose another address with {flag}"))
     })
 }
 

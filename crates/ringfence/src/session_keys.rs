@@ -185,7 +185,7 @@ impl Installation {
     fn is_provided(&self, realm: &Realm, (tenant, purpose): &(Tenant, Purpose), sites: &Sites, now_s: u64) -> bool {
         let scope = Scope { realm: realm.clone(), tenant: tenant.clone(), purpose: *purpose };
         let keys = self.authority().keys();
-        let rows: Vec<_> = keys.of(&scope).collect();
+        let rows = keys.of(&scope);
         let signs = |at_s| {
             rows.iter().any(|row| {
                 signs_at(row, at_s)
@@ -199,7 +199,7 @@ impl Installation {
     /// Whether a scope has keys whose day it is, and each of them was revoked.
     fn only_revoked_keys(&self, scope: &Scope, now_s: u64) -> bool {
         let keys = self.authority().keys();
-        let mut today = keys.of(scope).filter(|row| signs_at(row, now_s)).peekable();
+        let mut today = keys.of(scope).iter().filter(|row| signs_at(row, now_s)).peekable();
         today.peek().is_some() && today.all(|row| self.authority().key_is_revoked(&scope.realm, row.public.kid()))
     }
 
@@ -209,6 +209,7 @@ impl Installation {
         let mut until_s = now_s;
         while let Some(row) = keys
             .of(scope)
+            .iter()
             .find(|row| signs_at(row, until_s) && !self.authority().key_is_revoked(&scope.realm, row.public.kid()))
         {
             until_s = row.until_s.min(row.from_s + SIGNS_S);
@@ -239,7 +240,7 @@ impl Installation {
                 let left = self.signs_until(&scope, now_s) - now_s;
                 left_s = Some(left_s.map_or(left, |least| least.min(left)));
                 let keys = self.authority().keys();
-                let signing = keys.of(&scope).filter(|row| signs_at(row, now_s)).map(|row| row.from_s).max();
+                let signing = keys.of(&scope).iter().filter(|row| signs_at(row, now_s)).map(|row| row.from_s).max();
                 age_s = age_s.max(signing.map_or(0, |from_s| now_s - from_s));
             }
         }

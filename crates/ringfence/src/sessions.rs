@@ -13,6 +13,8 @@ use ringfence_format::names::{KeyId, Realm, SiteId, Tenant};
 use ringfence_format::session::{
     BadSession, Claims, Issued, KeySet, Purpose, Refusal, SESSION_TOKEN_BYTES_MAX, SessionToken, Verified,
 };
+use ringfence_format::record::Seq;
+use ringfence_log::LogError;
 use ringfence_vault::{SecretText, VaultError};
 use zeroize::Zeroizing;
 
@@ -159,6 +161,21 @@ impl Installation {
         );
         let (realm, tenant) = (Some(claims.realm.clone()), Some(claims.tenant.clone()).filter(|_| known));
         self.alarms.raise(Alarm { kind, realm, tenant, detail, of: None }).await;
+    }
+}
+
+impl Installation {
+    /// Alone if it names a key or session that exists, else with others of its
+    /// minute and network.
+    ///
+    /// # Errors
+    /// It could not be recorded: nothing may be answered.
+    pub async fn record_refused(&self, refused: Unauthenticated) -> Result<Option<Seq>, LogError> {
+        if refused.identified() {
+            return Ok(Some(self.log.record(refused).await?.index()));
+        }
+        self.noise.count(&refused, self.clock.now_us());
+        Ok(None)
     }
 }
 

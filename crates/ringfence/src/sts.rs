@@ -26,6 +26,7 @@ use crate::installation::Installation;
 pub use answer::{Answered, assumed_role_arn, assumed_role_id};
 pub use error::{StsCode, StsError};
 pub use query::Given;
+pub(crate) use query::{Parameters, role_of};
 pub use sigv4::{Claimed, Signed};
 pub use world::World;
 

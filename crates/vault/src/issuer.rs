@@ -236,11 +236,11 @@ impl Vault {
     fn signer(&self, scope: &Scope, now_s: u64, also: impl Fn(&KeyRow) -> bool) -> Result<Signer, VaultError> {
         let overdue = |why| VaultError::KeyOverdue { scope: Box::new(scope.clone()), why };
         let keys = self.authority.keys();
-        let listed: Vec<&KeyRow> = keys.of(scope).collect();
+        let listed = keys.of(scope);
         if listed.is_empty() {
             return Err(overdue("no manifest lists one"));
         }
-        let mut current: Vec<&KeyRow> = listed.into_iter().filter(|row| signs_at(row, now_s) && also(row)).collect();
+        let mut current: Vec<&KeyRow> = listed.iter().filter(|row| signs_at(row, now_s) && also(row)).collect();
         if current.is_empty() {
             return Err(overdue("each has had its day, or its day has not come"));
         }

@@ -28,7 +28,7 @@ pub fn settings(bytes: &[u8]) -> Came {
 }
 
 fn holds(accepted: &Settings) {
-    for address in accepted.listens {
+    for address in &accepted.listens {
         assert!(address.ip().is_loopback(), "`{address}` has no TLS and can be reached from outside");
     }
     assert_eq!(accepted.fits, Ok(()), "a start would refuse it");

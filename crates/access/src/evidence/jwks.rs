@@ -29,7 +29,7 @@ pub struct Jwks {
 
 /// One public key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Jwk {
+pub(crate) struct Jwk {
     kid: Option<String>,
     /// What it is for, if it says so.
     alg: Option<String>,
@@ -112,16 +112,16 @@ impl Jwks {
 }
 
 impl Jwk {
-    pub(super) fn thumbprint(&self) -> &str {
+    pub(crate) fn thumbprint(&self) -> &str {
         &self.thumbprint
     }
 
-    pub(super) fn signed(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
+    pub(crate) fn signed(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
         self.material.signed(algorithm, message, signature)
     }
 
     /// What the key says of itself and what it is made of fit the algorithm.
-    fn fits(&self, algorithm: Algorithm) -> bool {
+    pub(crate) fn fits(&self, algorithm: Algorithm) -> bool {
         let named = match self.alg.as_deref() {
             None => true,
             // RFC 9864 renames the only kind of EdDSA there is here.
@@ -131,12 +131,12 @@ impl Jwk {
         named && self.verifies && self.material.kind() == algorithm.kind()
     }
 
-    fn strong(&self) -> Result<&Self, Reason> {
+    pub(crate) fn strong(&self) -> Result<&Self, Reason> {
         if self.weak { Err(Reason::KeyWeak) } else { Ok(self) }
     }
 
     /// `None` for a kind of key that nothing here uses.
-    fn parse(json: &Json) -> Result<Option<Self>, BadJwks> {
+    pub(crate) fn parse(json: &Json) -> Result<Option<Self>, BadJwks> {
         const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
         if PRIVATE.iter().any(|member| json.get(member).is_some()) {
             return Err(BadJwks("a private or secret key"));

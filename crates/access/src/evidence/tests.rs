@@ -2,6 +2,6 @@
 
 mod keys;
 mod oracle;
-mod provider;
+pub(crate) mod provider;
 mod rules;
 mod vectors;

@@ -57,6 +57,9 @@ pub(super) type Check = Result<(), Wrong>;
 pub(super) fn all(config: &Config) -> Check {
     loopback("s3", config.s3.addr)?;
     loopback("admin", config.admin.addr)?;
+    if let Some(addr) = config.auth.addr {
+        loopback("auth", addr)?;
+    }
     if config.keys.key_file.is_some() && config.keys.passphrase.is_some() {
         let message = "a key file and a passphrase are two ways to unlock one keyring".to_owned();
         return wrong(&["keys", "key_file"], message, "keep the one the keyring was made with");

@@ -1,6 +1,7 @@
 //! Who may get a session, and what it may do: `[[issuer]]`, `[[role]]`, `[sts]`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use ringfence_access::caller::PROVIDER;
 use ringfence_access::evidence::{self, Algorithm, IssuerEntry};
@@ -108,6 +109,34 @@ pub enum Words {
     One(String),
     /// One of these.
     Any(Vec<String>),
+}
+
+/// `[auth]`
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Auth {
+    /// Where proxies ask about the sessions that other services are shown, and
+    /// where such sessions are had; loopback only. Left out: nowhere.
+    pub addr: Option<SocketAddr>,
+    /// How the proxy says what it was asked for. Nothing else is looked at: what
+    /// a proxy does not set itself, its client could.
+    pub proxy: Proxy,
+}
+
+/// How a proxy says what it was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Proxy {
+    /// `X-Original-Method` and `X-Original-URL`, as `auth_request` of nginx is
+    /// configured to send.
+    #[default]
+    Nginx,
+    /// `X-Forwarded-Method`, `-Proto`, `-Host` and `-Uri`, as Traefik and Caddy
+    /// send.
+    Traefik,
+    /// The request's own method, host and path behind `/auth`, as `ext_authz` of
+    /// Envoy sends over HTTP.
+    Envoy,
 }
 
 /// `[sts]`

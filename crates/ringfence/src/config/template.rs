@@ -117,6 +117,11 @@ file = "policy.cedar"
 # `ringfence policy apply` or the next start.
 watch = true
 
+# Other services ask whether a request's session holds (docs/operate/forward-auth.md).
+# [auth]
+# addr = "127.0.0.1:9302"
+# proxy = "nginx"
+
 # Whom alarms are sent to until they are acknowledged (docs/operate/alarms.md).
 # [alarm]
 # webhook = "https://alarms.example/ringfence"

@@ -45,6 +45,12 @@ fn an_error_names_the_line_what_is_wrong_and_what_would_be_right() {
         "add",
     );
     refused("sweep_every_s = 60", "sweep_every_s = 0", "never rests", "at least 1");
+    for (auth, message, advice) in [
+        ("addr = \"0.0.0.0:9302\"", "`0.0.0.0:9302` can be reached", "proxy"),
+        ("proxy = \"ngnix\"", "unknown variant `ngnix`", "did you mean `nginx`?"),
+    ] {
+        refused("[background]", &format!("[auth]\n{auth}\n[background]"), message, advice);
+    }
     for (alarm, message, advice) in [
         ("webhook = \"https://alarms.example/\"", "belong together", "both"),
         ("secret = \"env:WHSEC\"", "belong together", "both"),
@@ -126,6 +132,7 @@ fn the_schema_knows_every_section_and_refuses_unknown_ones() {
         "sts",
         "policy",
         "alarm",
+        "auth",
         "background",
     ] {
         assert!(schema["properties"].get(section).is_some(), "{section}");

@@ -41,17 +41,18 @@ pub struct View {
 impl View {
     /// A manifest is in force if the log names it as its realm's newest.
     fn new(known: Known, trust: &Trust, kept: &[SignedManifest]) -> Self {
-        let (mut manifests, mut missing, mut keys) = (vec![], BTreeMap::new(), KeySet::default());
+        let (mut manifests, mut missing) = (vec![], BTreeMap::new());
         let kept = kept.iter().filter(|manifest| trust.has_root_of(manifest));
         let candidates: Vec<_> = trust.manifests().iter().chain(kept).map(|it| (it.manifest.sha256(), it)).collect();
         for (realm, (_, leaf)) in &known.leaves {
             let found = candidates.iter().find(|(hash, it)| *hash == leaf.sha256 && it.manifest.realm == *realm);
-            // A realm whose manifest takes keys of another one opens nothing.
-            match found.filter(|(_, it)| keys.add(&it.manifest).is_ok()) {
+            match found {
                 Some((_, found)) => manifests.push((*found).clone()),
                 None => drop(missing.insert(realm.clone(), leaf.seq)),
             }
         }
+        // A key that two manifests list is nobody's.
+        let keys = KeySet::new(manifests.iter().map(|signed: &SignedManifest| &signed.manifest));
         Self { revoked: known.revoked(), known, keys, missing, manifests }
     }
 }

@@ -13,6 +13,7 @@ pub fn announce(installation: &Installation, first_start: bool, output: &Output)
             &serde_json::json!({
                 "endpoint": endpoint,
                 "admin": format!("http://{}", config.admin.addr),
+                "auth": config.auth.addr.map(|addr| format!("http://{addr}")),
                 "data": dir,
                 "credentials": format!("{dir}/credentials"),
                 "log_origin": installation.log().verifier_key().name(),
@@ -24,6 +25,9 @@ pub fn announce(installation: &Installation, first_start: bool, output: &Output)
     output.heading("Ringfence is ready");
     output.field("S3 endpoint", &endpoint);
     output.field("admin", &format!("http://{}  (healthz, readyz, metrics, log/)", config.admin.addr));
+    if let Some(addr) = config.auth.addr {
+        output.field("sessions of other services", &format!("http://{addr}  (auth, token)"));
+    }
     output.field("data", &dir);
     output.field("config", &format!("{dir}/{}", crate::config::FILE));
     output.field("credentials", &format!("{dir}/credentials  (profile `default`)"));

@@ -37,7 +37,7 @@ impl Given {
 }
 
 /// Parameters by name. Values may be secrets.
-struct Parameters(BTreeMap<String, Zeroizing<String>>);
+pub(crate) struct Parameters(BTreeMap<String, Zeroizing<String>>);
 
 /// Reads a request: parameters stand in the body of a POST or in the query,
 /// never in both.
@@ -119,7 +119,7 @@ impl Common {
 
 /// `arn:ringfence:iam::TENANT:role/NAME`, or `arn:aws:iam::ACCOUNT:role/NAME`
 /// for tools that insist on it, where twelve digits stand for no tenant.
-fn role_of(arn: &str) -> Option<RoleRef> {
+pub(crate) fn role_of(arn: &str) -> Option<RoleRef> {
     let (aws, rest) = match arn.strip_prefix("arn:ringfence:iam::") {
         Some(rest) => (false, rest),
         None => (true, arn.strip_prefix("arn:aws:iam::")?),
@@ -131,7 +131,8 @@ fn role_of(arn: &str) -> Option<RoleRef> {
 }
 
 impl Parameters {
-    fn of(head: &Parts, body: &[u8]) -> Result<Self, StsError> {
+    /// Of the query or of a form, never both.
+    pub(crate) fn of(head: &Parts, body: &[u8]) -> Result<Self, StsError> {
         let query = head.uri.query().unwrap_or_default();
         let malformed = |message: &str| StsError::new(StsCode::MalformedQueryString, message);
         let text = match (query.is_empty(), body.is_empty()) {
@@ -153,7 +154,8 @@ impl Parameters {
         Ok(Self(parameters))
     }
 
-    fn take(&mut self, name: &str) -> Option<Zeroizing<String>> {
+    /// Takes one out.
+    pub(crate) fn take(&mut self, name: &str) -> Option<Zeroizing<String>> {
         self.0.remove(name)
     }
 
