@@ -109,12 +109,12 @@ enum Command {
     /// Static access keys of S3 clients.
     #[command(subcommand)]
     Key(KeyCommand),
-    /// End sessions before their time.
-    #[command(subcommand)]
-    Revoke(RevokeCommand),
     /// The keys that seal data and sign sessions: backup, rotation, manifests.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// End sessions before their time.
+    #[command(subcommand)]
+    Revoke(RevokeCommand),
     /// Tenants: each owns its buckets and sees no others.
     #[command(subcommand)]
     Tenant(TenantCommand),

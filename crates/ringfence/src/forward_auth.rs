@@ -23,7 +23,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use ringfence_access::Caller;
 use ringfence_access::caller::{AuthnReason, Credential, Origin, Unauthenticated, authenticate};
 use ringfence_access::dpop::{self, Proofs};
-use ringfence_format::record::{Core, Decision, Op, Record, Resource, Seq, Subject, TimeUs};
+use ringfence_format::record::{Core, Decision, Op, Record, Resource, Subject, TimeUs};
 use ringfence_format::session::Purpose;
 use ringfence_log::{Entry, LogError};
 use tokio::net::TcpListener;

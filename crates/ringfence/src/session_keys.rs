@@ -6,12 +6,14 @@
 //! was revoked. With an offline root it can only say that time runs out; when
 //! it has, issuing stops and everything else goes on.
 
+use std::collections::HashSet;
+
 use ringfence_access::manifests::{self, CheckedManifest};
 use ringfence_access::permit::Administer;
 use ringfence_access::{Ask, Permit};
 use ringfence_format::names::{Realm, SiteId, Tenant};
 use ringfence_format::record::Seq;
-use ringfence_format::session::{KeyRow, Manifest, Purpose, Scope, SignedManifest, Sites};
+use ringfence_format::session::{KeyRow, Kid, Manifest, Purpose, Scope, SignedManifest, Sites};
 use ringfence_store::CommitError;
 use ringfence_vault::{PLANNED, SIGNS_S, signs_at};
 
@@ -184,11 +186,12 @@ impl Installation {
     /// day of the week to come, all of them for the configured sites.
     fn is_provided(&self, realm: &Realm, (tenant, purpose): &(Tenant, Purpose), sites: &Sites, now_s: u64) -> bool {
         let scope = Scope { realm: realm.clone(), tenant: tenant.clone(), purpose: *purpose };
-        let keys = self.authority().keys();
+        let (keys, own) = (self.authority().keys(), self.own_kids(realm));
         let rows = keys.of(&scope);
         let signs = |at_s| {
             rows.iter().any(|row| {
                 signs_at(row, at_s)
+                    && own.contains(&row.public.kid())
                     && sites.within(&row.sites)
                     && !self.authority().key_is_revoked(realm, row.public.kid())
             })
@@ -196,10 +199,17 @@ impl Installation {
         (0..=LEFT_DAYS_MIN).all(|days| signs(now_s + days * SIGNS_S))
     }
 
+    /// The keys that this keyring holds: a manifest may list others.
+    fn own_kids(&self, realm: &Realm) -> HashSet<Kid> {
+        let own = self.vault.issuer_keys(realm).unwrap_or_default();
+        own.into_iter().map(|key| key.public.kid()).collect()
+    }
+
     /// Whether a scope has keys whose day it is, and each of them was revoked.
     fn only_revoked_keys(&self, scope: &Scope, now_s: u64) -> bool {
-        let keys = self.authority().keys();
-        let mut today = keys.of(scope).iter().filter(|row| signs_at(row, now_s)).peekable();
+        let (keys, own) = (self.authority().keys(), self.own_kids(&scope.realm));
+        let mine = |row: &&KeyRow| signs_at(row, now_s) && own.contains(&row.public.kid());
+        let mut today = keys.of(scope).iter().filter(mine).peekable();
         today.peek().is_some() && today.all(|row| self.authority().key_is_revoked(&scope.realm, row.public.kid()))
     }
 

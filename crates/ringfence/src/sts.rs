@@ -27,7 +27,7 @@ pub use answer::{Answered, assumed_role_arn, assumed_role_id};
 pub use error::{StsCode, StsError};
 pub use query::Given;
 pub(crate) use query::{Parameters, role_of};
-pub use sigv4::{Claimed, Signed};
+pub use sigv4::Claimed;
 pub use world::World;
 
 /// The role a client asks for, as its ARN says it.

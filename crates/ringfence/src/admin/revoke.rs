@@ -5,7 +5,7 @@ use ringfence_access::permit::Administer;
 use ringfence_format::leaf::ISSUANCE;
 use ringfence_format::names::{Principal, Realm, SiteId, Tenant};
 use ringfence_format::record::Seq;
-use ringfence_format::session::{Kid, Revocation, Target};
+use ringfence_format::session::{Issuance, Kid, Revocation, Target};
 use ringfence_log::Log;
 use ringfence_store::CommitError;
 use serde_json::{Value, json};
@@ -232,7 +232,12 @@ async fn session(installation: &Installation, revoke: &Revoke) -> Result<Named, 
         (Some(id), found, note)
     };
     let target = Target::Session(id.unwrap_or_default(), index.unwrap_or(Seq::MAX));
-    Ok(Named { realm: realm(installation, revoke.realm.as_deref())?, target, note, index })
+    let leaf = index.and_then(|index| installation.log().sealed(index).ok()?.public);
+    let realm = match leaf.and_then(|leaf| Issuance::from_bytes(&leaf.bytes).ok()) {
+        Some(issuance) => issuance.draft.realm,
+        None => realm(installation, revoke.realm.as_deref())?,
+    };
+    Ok(Named { realm, target, note, index })
 }
 
 fn session_id(text: &str) -> Option<[u8; 16]> {

@@ -263,7 +263,7 @@ pub(super) async fn adopt(
             Kind::Refused,
             format!("the root in force, {}, did not sign that this one takes over", fingerprint(&now)),
         )
-        .next("let it: `ringfence keys root hand-over --root OLD NEW.pub`"));
+        .next("let it: `ringfence keys root handover --root OLD NEW.pub`"));
     }
     let since_seq = installation.authority().manifest(&realm).map_or(1, |signed| signed.manifest.seq + 1);
     let pinned = installation.vault().pin_root(&realm, new.public, since_seq);

@@ -21,7 +21,7 @@ use self::sts::{Endpoint, S3, Session, must};
 use self::thief::StolenKey;
 use super::demo::Refusal;
 use super::{Common, Failure, Kind, Output, connect};
-use crate::admin::call::{Call, DrillBegin};
+use crate::admin::call::{Call, DrillBegin, Revoke, What};
 
 /// Realms and tenants of the drill; nobody else's may have these names.
 pub const CONSUMER: &str = "drill-consumer";
@@ -136,7 +136,7 @@ impl<'a> Drill<'a> {
         self.sessions_as_evidence(&honest).await;
         self.bearer(&honest).await;
         self.issuer_key(&honest).await?;
-        Ok(())
+        self.kill_switch(&honest).await
     }
 
     /// 1. What must work.
@@ -262,6 +262,58 @@ impl<'a> Drill<'a> {
         let holds = "a signing key of the enterprise's sessions whose time is over";
         self.read("a retired key signs", holds, &old, expect).await;
         Ok(())
+    }
+
+    /// 15 to 17. Our issuer key is declared stolen from a record on: sessions
+    /// from before live, new ones are under another key; then one is ended.
+    async fn kill_switch(&mut self, honest: &Session) -> Result<(), Failure> {
+        let bad = |e| Failure::internal(format!("an honest token cannot be read: {e}"));
+        let token = SessionToken::parse(&honest.token).map_err(bad)?;
+        let from = call_within(self.common, Call::Status {}, self.output)?["log"]["size"].as_u64();
+        self.revoke(What::Key, &token.kid().to_string(), from)?;
+        let s3 = self.endpoint.s3(honest);
+        self.works("the key that signs is revoked from here on", "a session from before", &s3).await;
+
+        let evidence = self.keys.enterprise.sign(&self.idp.claims(ENTERPRISE, "bob"));
+        let begun = Instant::now();
+        let fresh = self.endpoint.exchange(&evidence, ENTERPRISE, ROLE).await;
+        let other = fresh.as_ref().ok().and_then(|fresh| SessionToken::parse(&fresh.token).ok());
+        let replaced = other.is_some_and(|other| other.kid() != token.kid());
+        let result = fresh.map(|_| ());
+        self.settle(
+            "a new session after that",
+            "an honest account",
+            "to get one".to_owned(),
+            result,
+            Expect::Works,
+            begun,
+        )
+        .await;
+        if let Some(step) = self.steps.last_mut().filter(|_| !replaced) {
+            step.as_expected = false;
+        }
+
+        let begun = Instant::now();
+        self.revoke(What::Session, &hex::encode(token.claimed().session), None)?;
+        let result = s3.get(&self.bucket, "mail").await.map(|_| ());
+        let after = begun.elapsed().as_millis();
+        let refused = matches!(&result, Err(refusal) if refusal.code == "InvalidToken");
+        self.steps.push(Step {
+            name: "a revoked session",
+            holds: "the honest client's laptop",
+            tries: "to read the mail, right after `ringfence revoke session`".to_owned(),
+            happened: format!("{}, {after} ms after the command", told(&result)),
+            alarm: None,
+            as_expected: refused && after < 1000,
+        });
+        self.show_last();
+        Ok(())
+    }
+
+    fn revoke(&self, what: What, which: &str, from_index: Option<u64>) -> Result<(), Failure> {
+        let (reason, realm) = (Some("drill storm-0558".to_owned()), Some(ENTERPRISE.to_owned()));
+        let call = Call::Revoke(Revoke { what, which: which.to_owned(), from_index, reason, realm });
+        call_within(self.common, call, self.output).map(drop)
     }
 
     async fn works(&mut self, name: &'static str, holds: &'static str, s3: &S3) {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use ringfence_format::names::Realm;
 use ringfence_format::session::SignedManifest;
+use ringfence_format::witness::{SignedWitnessSet, WitnessSet};
 use ringfence_vault::Passphrase;
 use ringfence_vault::ceremony::{self, RootFile};
 use serde_json::{Value, json};
@@ -88,14 +89,62 @@ pub(super) enum RootCommand {
         file: PathBuf,
     },
     /// Sign, with the root in force, that another takes over; offline.
-    #[command(after_help = "Example:\n  ringfence keys root hand-over --root home.root new.root.pub > hand-over")]
-    HandOver {
+    #[command(after_help = "Example:\n  ringfence keys root handover --root home.root new.root.pub > hand-over")]
+    Handover {
         /// The root in force; or shares of it, each with this flag.
         #[arg(long, required = true, value_name = "FILE")]
         root: Vec<PathBuf>,
         /// The public half of the root that takes over.
         new: PathBuf,
     },
+    /// Sign a set of witnesses that `log witnesses --request` wrote; offline.
+    #[command(after_help = "Example:\n  ringfence keys root witnesses --root home.root set.request > set.signed")]
+    Witnesses {
+        /// The root; or shares of it, each with this flag.
+        #[arg(long, required = true, value_name = "FILE")]
+        root: Vec<PathBuf>,
+        /// The set to sign.
+        request: PathBuf,
+        /// Do not ask: the set was read before.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Signs a set of witnesses that `log witnesses --request` wrote.
+fn sign_witnesses(roots: &[PathBuf], request: &Path, yes: bool, output: &Output) -> Result<(), Failure> {
+    let wrong = |e: &dyn std::fmt::Display| Failure::new(Kind::Usage, format!("this is not a set of witnesses: {e}"));
+    let bytes = hex::decode(read(request)?.trim()).map_err(|e| wrong(&e))?;
+    let set: WitnessSet = minicbor::decode(&bytes).map_err(|e| wrong(&e))?;
+    if set.to_bytes() != bytes {
+        return Err(wrong(&"not in the one form it is written in"));
+    }
+    eprintln(&format!(
+        "witness set #{} of realm `{}`: {} of {} must cosign",
+        set.seq,
+        set.realm,
+        set.k,
+        set.witnesses.len()
+    ));
+    for witness in &set.witnesses {
+        eprintln(&format!("  {}", plain(&json!(witness))));
+    }
+    let mut lines = Lines;
+    if !yes && !lines.agrees("sign it?")? {
+        return Err(Failure::new(Kind::Refused, "nothing was signed").next("answer `yes`, or give `--yes`"));
+    }
+    let files = open(roots, &mut lines)?;
+    if *files[0].realm() != set.realm {
+        return Err(Failure::new(Kind::Usage, "the set is of another realm than the root"));
+    }
+    let signature = ceremony::sign(&files, &set.to_be_signed()).map_err(|e| Failure::new(Kind::Usage, e))?;
+    let document = json!({
+        "realm": set.realm,
+        "set": set.seq,
+        "signed": hex::encode(SignedWitnessSet { set: set.clone(), signature }.to_bytes()),
+    });
+    output.answer(&document, |o| o.line(document["signed"].as_str().unwrap_or_default()));
+    Ok(())
 }
 
 /// `keys list`
@@ -227,7 +276,8 @@ fn sign(roots: &[PathBuf], request: &Path, yes: bool, output: &Output) -> Result
 pub(super) fn root(common: &Common, command: RootCommand, output: &Output) -> Result<(), Failure> {
     match command {
         RootCommand::New { realm, frost, out } => new(&realm, frost.as_deref(), &out, output),
-        RootCommand::HandOver { root, new } => hand_over(&root, &new, output),
+        RootCommand::Handover { root, new } => hand_over(&root, &new, output),
+        RootCommand::Witnesses { root, request, yes } => sign_witnesses(&root, &request, yes, output),
         RootCommand::Adopt { file } => {
             let done = connect::call(common, Call::RootAdopt { text: read(&file)? }, output)?;
             output.answer(&done, |o| {

@@ -123,7 +123,6 @@ impl Wrong {
             StsCode::ServiceUnavailable | StsCode::IdpCommunicationError => {
                 ("temporarily_unavailable", "sessions cannot be issued now: retry")
             }
-            StsCode::InternalFailure => ("server_error", "the request cannot be served"),
             StsCode::ExpiredTokenException => ("invalid_request", "the subject token has expired"),
             _ => ("invalid_request", "the subject token is not acceptable"),
         };

@@ -16,8 +16,6 @@ pub enum StsCode {
     IdpRejectedClaim,
     /// The signature's parts are missing or malformed.
     IncompleteSignature,
-    /// An error on our side.
-    InternalFailure,
     /// No such operation.
     InvalidAction,
     /// The access key or session token is not valid.
@@ -46,8 +44,6 @@ pub enum StsCode {
     ServiceUnavailable,
     /// The signature does not match.
     SignatureDoesNotMatch,
-    /// Too many requests.
-    Throttling,
     /// A parameter breaks its rule.
     ValidationError,
 }
@@ -61,7 +57,6 @@ impl StsCode {
             Self::IdpCommunicationError => "IDPCommunicationError",
             Self::IdpRejectedClaim => "IDPRejectedClaim",
             Self::IncompleteSignature => "IncompleteSignature",
-            Self::InternalFailure => "InternalFailure",
             Self::InvalidAction => "InvalidAction",
             Self::InvalidClientTokenId => "InvalidClientTokenId",
             Self::InvalidIdentityToken => "InvalidIdentityToken",
@@ -76,7 +71,6 @@ impl StsCode {
             Self::RequestEntityTooLarge => "RequestEntityTooLargeException",
             Self::ServiceUnavailable => "ServiceUnavailable",
             Self::SignatureDoesNotMatch => "SignatureDoesNotMatch",
-            Self::Throttling => "Throttling",
             Self::ValidationError => "ValidationError",
         }
     }
@@ -91,7 +85,6 @@ impl StsCode {
             | Self::SignatureDoesNotMatch => 403,
             Self::MalformedQueryString => 404,
             Self::RequestEntityTooLarge => 413,
-            Self::InternalFailure => 500,
             Self::ServiceUnavailable => 503,
             _ => 400,
         }
@@ -150,10 +143,5 @@ impl StsError {
                  identity provider and then retry the request.",
             ),
         }
-    }
-
-    /// No issuer or no keys to issue with: nothing can be exchanged here.
-    pub fn not_configured() -> Self {
-        Self::new(StsCode::ServiceUnavailable, "this installation issues no sessions")
     }
 }

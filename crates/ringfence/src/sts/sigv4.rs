@@ -108,11 +108,6 @@ impl Claimed {
         self.token.as_ref().map(|token| token.as_str())
     }
 
-    /// The region it was signed for.
-    pub fn region(&self) -> &str {
-        &self.scope.region
-    }
-
     /// Checks the signature with the secret of [`key`](Self::key).
     ///
     /// # Errors

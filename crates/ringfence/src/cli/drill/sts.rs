@@ -99,12 +99,6 @@ impl S3 {
         let body = answer.body.collect().await.map_err(|e| broken(&e))?;
         Ok(String::from_utf8_lossy(&body.into_bytes()).into_owned())
     }
-
-    pub async fn delete(&self, bucket: &str, key: &str) -> Result<(), Refusal> {
-        self.0.delete_object().bucket(bucket).key(key).send().await?;
-        self.0.delete_bucket().bucket(bucket).send().await?;
-        Ok(())
-    }
 }
 
 fn broken(error: &dyn std::fmt::Display) -> Refusal {
