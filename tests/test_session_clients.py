@@ -145,6 +145,7 @@ def test_aws_cli_reads_a_role_from_its_configuration_file(world, token_file, tmp
         f"[profile machine]\nrole_arn = {arn('acme', 'machine')}\nsource_profile = base\nrole_session_name = from-file\n"
     )
     env = clean_env(AWS_CONFIG_FILE=str(config), AWS_PROFILE="machine", AWS_ENDPOINT_URL=world.server.endpoint, AWS_DEFAULT_REGION="us-east-1")
+    env["HOME"] = str(tmp_path)  # aws-cli keeps sessions of roles in ~/.aws/cli/cache.
     env["AWS_SHARED_CREDENTIALS_FILE"] = "/dev/null"
     assert run([tool("aws"), "s3", "cp", f"s3://{DATA}/k", "-"], env).stdout == "acme"
     assert ":assumed-role/machine/" in run([tool("aws"), "sts", "get-caller-identity"], env).stdout
