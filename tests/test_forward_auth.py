@@ -337,6 +337,21 @@ def test_a7_a_stolen_key_opens_no_service_and_is_noticed(world, bearer):
     assert record(world, answer)["subject"]["tenant"] == "acme"
 
 
+def test_a14_a_revoked_session_and_role_open_no_service_either(world, key):
+    one, other = exchange(world).json["access_token"], exchange(world).json["access_token"]
+    bound = exchange(world, role="service", key=key, evidence=world.idps["acme"].token("svc-1")).json["access_token"]
+    shown = lambda: ask(world, bound, "DPoP", proof(key, token=bound))  # noqa: E731
+    assert ask(world, one).status == 200 and shown().status == 200
+    world.server.cli("revoke", "session", str(paseto.Token.parse(one).receipt.index))
+    answer = refused(ask(world, one), "Bearer", "invalid_token")
+    assert "revoked" in record(world, answer)["core"]["reason"]
+    assert ask(world, other).status == 200, "and no other"
+    world.server.cli("revoke", "role", "acme/service")
+    refused(shown(), "DPoP", "invalid_token")
+    world.server.cli("revoke", "lift", "role", "acme/service")
+    assert shown().status == 200
+
+
 def test_changed_tokens_are_nobodys(world, bearer):
     parsed = paseto.Token.parse(bearer)
     text = bearer.split(".")
