@@ -142,8 +142,10 @@ impl State {
     }
 
     /// The size of the newest checkpoint that it cosigned of a log it watches.
+    #[cfg(test)]
     pub fn seen(&self, origin: &str) -> Option<u64> {
-        self.logs.get(origin).map(|watched| size(&standing(watched)))
+        let latest = |standing: &Standing| standing.latest.as_ref().map_or(0, |(latest, _)| latest.size);
+        self.logs.get(origin).map(|watched| latest(&standing(watched)))
     }
 
     /// Cosigns a checkpoint if it extends the last one: the line to answer
@@ -269,10 +271,6 @@ enum Extends {
 
 fn standing(watched: &Watched) -> std::sync::MutexGuard<'_, Standing> {
     watched.standing.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn size(standing: &Standing) -> u64 {
-    standing.latest.as_ref().map_or(0, |(latest, _)| latest.size)
 }
 
 /// The note with the signature of one of these keys alone, and what it says.
