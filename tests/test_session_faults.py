@@ -7,6 +7,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -230,6 +231,77 @@ def test_a14_a_role_or_issuer_that_is_taken_away_ends_its_sessions(world, liars)
     assert session.raw(world.server, "PUT", DATA, "public", body=b"x").status == 403
     world.configure(text)
     assert session.works(world.server, DATA)
+
+
+MISTAKES = {
+    "a role whose issuer is another tenant's": lambda w: sts.role("acme", "r", ["globex-idp"]),
+    "a role whose issuer does not exist": lambda w: sts.role("acme", "r", ["nobody"]),
+    "a role for nobody in particular": lambda w: sts.role("acme", "r", ["acme-idp"], subjects=[]),
+    "a role that may do nothing": lambda w: sts.role("acme", "r", ["acme-idp"], actions=[]),
+    "a role twice": lambda w: sts.role("acme", "worker", ["acme-idp"]),
+    "restricted data for an hour": lambda w: sts.role("acme", "r", ["acme-idp"], max_label="restricted", max_session_s=3600),
+    "restricted data for a key that lives for ever": lambda w: sts.role("acme", "r", ["acme-idp"], max_label="restricted", max_session_s=900, static_keys=True),
+    "a session of two hours": lambda w: sts.role("acme", "r", ["acme-idp"], max_session_s=7200),
+    "a label that does not exist": lambda w: sts.role("acme", "r", ["acme-idp"], max_label="secret"),
+    "a claim that the issuer does not expose": lambda w: sts.role("acme", "r", ["acme-idp"], claims={"email": "x"}),
+    "one URL for two tenants": lambda w: sts.issuer("again", "globex", w.idps["acme"], "east"),
+    "one name twice": lambda w: sts.issuer("acme-idp", "acme", "http://127.0.0.1:1"),
+    "one tenant in two realms": lambda w: sts.issuer("second", "acme", "http://127.0.0.1:1", "east"),
+    "plain http to somebody else": lambda w: sts.issuer("far", "acme", "http://login.example"),
+    "plain http to this machine, without the switch": lambda w: sts.issuer("near", "acme", "http://127.0.0.1:1", allow_loopback_http=False),
+    "symmetric signatures": lambda w: sts.issuer("hs", "acme", "http://127.0.0.1:1", algorithms=["HS256"]),
+    "no signatures": lambda w: sts.issuer("none", "acme", "http://127.0.0.1:1", algorithms=["none"]),
+    "no algorithm": lambda w: sts.issuer("none", "acme", "http://127.0.0.1:1", algorithms=[]),
+    "tokens for a month": lambda w: sts.issuer("long", "acme", "http://127.0.0.1:1", max_token_age_s=2_600_000),
+    "a name that subjects could forge": lambda w: sts.issuer("a--b", "acme", "http://127.0.0.1:1"),
+    "no audience": lambda w: sts.issuer("any", "acme", "http://127.0.0.1:1", audience=""),
+    "the provider's tenant": lambda w: sts.issuer("root", "provider", "http://127.0.0.1:1"),
+    "an unknown field": lambda w: sts.issuer("x", "acme", "http://127.0.0.1:1", skip_verification=True),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_a2_a_configuration_that_would_open_something_is_refused(world, what):
+    text, file = (world.server.data / "ringfence.toml").read_text(), world.home / "mistake.toml"
+    file.write_text(text + MISTAKES[what](world))
+    done = world.server.cli("config", "check", file, data=False, check=False)
+    assert done.returncode == 3 and "panicked" not in done.stderr, done
+    assert re.search(r"mistake\.toml:\d+: ", done.stderr), f"file and line: {done.stderr}"
+
+
+def test_a1_an_issuer_in_the_wrong_realm_opens_nothing(world):
+    """`globex` is of realm `east`; the operator writes `home`."""
+    text = world.config()
+    section = sts.issuer("globex-idp", "globex", world.idps["globex"], "east")
+    assert section in text
+    file = world.home / "wrong-realm.toml"
+    file.write_text((world.server.data / "ringfence.toml").read_text().split("# --- of the tests\n")[0] + text.replace(section, section.replace('"east"', '"home"')))
+    honest = world.session("globex")
+    world.server.stop()
+    kept = (world.server.data / "ringfence.toml").read_text()
+    try:
+        (world.server.data / "ringfence.toml").write_text(file.read_text())
+        world.server.spawn()
+        until(lambda: world.server.process.poll() is not None or ready(world.server), "a start, or a refusal to start", 60)
+        if world.server.process.poll() is None:
+            answer = world.ask(world.idps["globex"].token(), tenant="globex")
+            assert answer.status != 200, "a session for a tenant in a realm that is not its own"
+            assert honest.works(world.server, "globex-data"), "what was issued before is not touched"
+    finally:
+        world.server.kill()
+        (world.server.data / "ringfence.toml").write_text(kept)
+        world.server.start()
+    assert world.ask(world.idps["globex"].token(), tenant="globex").status == 200
+
+
+def test_a_tenant_that_does_not_exist_gets_no_session(world):
+    ghost = Idp(("EdDSA",))
+    world.configure(world.config() + sts.issuer("ghost", "ghost", ghost) + sts.role("ghost", "worker", ["ghost"]))
+    try:
+        answer = web_identity(world.server, arn("ghost", "worker"), ghost.token())
+        assert answer.status in (403, 503) and b"SecretAccessKey" not in answer.http.body, answer
+    finally:
+        world.configure(world.config())
 
 
 def test_a4_old_files_brought_back_do_not_bring_a_revoked_key_back(world):

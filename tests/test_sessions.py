@@ -245,6 +245,18 @@ def test_restricted_data_is_reached_only_in_a_role_that_may(world):
     assert "role-ceiling" in server.cli("policy", "explain", denied.headers["x-amz-request-id"], "--json").stdout
 
 
+def test_a8_a_static_key_does_not_reach_restricted_data(world):
+    """Whoever has restricted data has it for a quarter of an hour at a time."""
+    server, name, key = world.server, unique(), Signer(world.server.key("acme"))
+    keeper = world.session(role="keeper")
+    assert keeper.raw(server, "PUT", name).status == 200
+    assert keeper.raw(server, "PUT", name, "r", body=b"x", headers={"x-amz-tagging": "ringfence-label=restricted"}).status == 200
+    expect_error(server.raw("GET", name, "r", signer=key), 403, "AccessDenied")
+    assert server.raw("HEAD", name, "r", signer=Signer(server.key("acme"))).status == 403
+    machine = assume_role(server, arn("acme", "machine"), Signer(server.key("acme"))).session
+    expect_error(machine.raw(server, "GET", name, "r"), 403, "AccessDenied")
+
+
 def test_a_reader_up_to_internal_does_not_see_what_is_stricter(world):
     reader = world.session(role="reader")
     assert [reader.raw(world.server, "GET", DATA, k).status for k in ("public", "internal", "confidential")] == [200, 200, 403]
