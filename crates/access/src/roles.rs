@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ringfence_format::names::{Label, Principal, Tenant};
+use ringfence_format::session::Claims;
 
 use crate::evidence::{ClaimValue, VerifiedEvidence};
 use crate::narrowing::{Glob, Narrowing};
@@ -46,6 +47,25 @@ impl Role {
             && self.issuers.contains(evidence.issuer())
             && self.subjects.iter().any(|glob| glob.matches(evidence.subject()))
             && self.claims.iter().all(|(name, words)| holds(evidence.claim(name), words))
+    }
+}
+
+impl Role {
+    /// Whether a session may be narrowed to this role: its own always; another
+    /// only if what the token says of its evidence is all that role asks for.
+    /// A claim, and a subject that the principal does not spell out, cannot be
+    /// looked at again without the evidence.
+    pub fn admits_session(&self, claims: &Claims) -> bool {
+        if self.tenant != claims.tenant {
+            return false;
+        }
+        let static_key = claims.issuer.as_str() == crate::admission::STATIC_KEY;
+        let subject = claims.principal.as_str().strip_prefix(claims.issuer.as_str());
+        let subject = subject.and_then(|rest| rest.strip_prefix("--")).filter(|sub| !sub.starts_with('-'));
+        let said = self.issuers.contains(&claims.issuer)
+            && self.claims.is_empty()
+            && self.subjects.iter().any(|glob| glob.as_str() == "*" || subject.is_some_and(|sub| glob.matches(sub)));
+        self.name == claims.role || if static_key { self.static_keys } else { said }
     }
 }
 

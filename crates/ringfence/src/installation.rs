@@ -160,7 +160,7 @@ impl Installation {
         let realm = config.realm.clone();
         let alarms = Alarms::open(&path, log.clone(), config.alarm.webhook.is_some());
         let keys = Arc::new(Keys::new(key_entries(&store, &log, &realm)).under(vault.authority().clone()));
-        let gateway = gateway(&config)?;
+        let (gateway, began) = (gateway(&config)?, log.durable_size());
         let (issuers, roles) = sessions(&config, &log, &alarms)?;
         let installation = Self {
             config,
@@ -173,7 +173,7 @@ impl Installation {
             labels,
             issuers: ArcSwap::new(issuers),
             roles: ArcSwap::new(roles),
-            sessions: Sessions::at(gateway),
+            sessions: Sessions::at(gateway, began),
             reuse: Reuse::default(),
             noise: Arc::default(),
             alarms,

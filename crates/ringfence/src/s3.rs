@@ -101,7 +101,7 @@ impl Wire {
         let scope = Arc::new(Scope::of(origin, key, session.as_ref().ok().cloned().flatten()));
         request.extensions_mut().insert(scope.clone());
         let (head, body) = request.into_parts();
-        let mut response = if sts::is_asked(&head) {
+        let mut response = if sts::is_asked(&head, &self.at.config.s3.domains) {
             self.sts(&scope, &head, body).await
         } else {
             let response = match session {

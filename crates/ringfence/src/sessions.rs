@@ -1,18 +1,20 @@
 //! Sessions at this gateway: a token is judged once, and remembered until
 //! anything changes that it was judged by.
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use quick_cache::sync::Cache;
 use ringfence_access::caller::{AuthnReason, Origin, Unauthenticated};
 use ringfence_access::keys::KeyState;
 use ringfence_access::session::Rule;
 use ringfence_access::{Narrowing, Rights, Roles, Session};
-use ringfence_format::leaf::{Hash, sha256};
+use ringfence_format::leaf::{Hash, ISSUANCE, sha256};
 use ringfence_format::names::{KeyId, Realm, SiteId, Tenant};
 use ringfence_format::record::Seq;
 use ringfence_format::session::{
-    BadSession, Claims, Issued, KeySet, Purpose, Refusal, SESSION_TOKEN_BYTES_MAX, SessionToken, Verified,
+    BadSession, Claims, Issuance, Issued, KeySet, LIFETIME_S_MAX, Purpose, Refusal, SESSION_TOKEN_BYTES_MAX,
+    SessionToken, Verified,
 };
 use ringfence_log::LogError;
 use ringfence_vault::{SecretText, VaultError};
@@ -25,11 +27,19 @@ use crate::installation::Installation;
 /// Tokens that are remembered at a time; one more is judged again each time it
 /// is shown.
 const REMEMBERED_MAX: usize = 64 * 1024;
+/// Issued tokens between two looks for those that ended.
+const FORGET_EVERY: usize = 1024;
 
 /// The sessions that this gateway has judged.
 pub struct Sessions {
     gateway: SiteId,
     remembered: Cache<Hash, Remembered>,
+    /// Tokens that this process issued, until they end.
+    issued: Mutex<HashMap<Hash, u64>>,
+    /// Those of the hour before it began, looked up in the log when first asked.
+    earlier: OnceLock<HashSet<Hash>>,
+    /// Where the log ended when it began.
+    began: Seq,
 }
 
 /// What a token was found to be, and by what: under other keys or roles it is
@@ -61,8 +71,19 @@ impl Live {
 
 impl Sessions {
     /// Of the gateway at a site.
-    pub fn at(gateway: SiteId) -> Self {
-        Self { gateway, remembered: Cache::new(REMEMBERED_MAX) }
+    /// `began` is where the log ends now.
+    pub fn at(gateway: SiteId, began: Seq) -> Self {
+        let (issued, earlier) = (Mutex::default(), OnceLock::new());
+        Self { gateway, remembered: Cache::new(REMEMBERED_MAX), issued, earlier, began }
+    }
+
+    /// Notes a token whose issuance is on record.
+    pub fn note_issued(&self, token: Hash, until_s: u64, now_s: u64) {
+        let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        if issued.len().is_multiple_of(FORGET_EVERY) {
+            issued.retain(|_, until_s| *until_s > now_s);
+        }
+        issued.insert(token, until_s);
     }
 
     /// The site that this gateway stands at.
@@ -85,7 +106,12 @@ impl Installation {
     /// The refusal, to be recorded. Where it shows a key of ours in other
     /// hands, the alarm is on record before this returns, whatever becomes of
     /// the request (ruling 23).
-    pub async fn judge(&self, text: &str, purpose: Purpose, origin: &Origin) -> Result<Arc<Live>, Unauthenticated> {
+    pub async fn judge(
+        self: &Arc<Self>,
+        text: &str,
+        purpose: Purpose,
+        origin: &Origin,
+    ) -> Result<Arc<Live>, Unauthenticated> {
         let now_s = self.clock.now_us() / 1_000_000;
         if text.len() > SESSION_TOKEN_BYTES_MAX {
             let refusal = Refusal::Malformed(BadSession::TooLong);
@@ -116,6 +142,35 @@ impl Installation {
         Ok(live)
     }
 
+    /// Whether a token that may still count is in the log, wherever its receipt
+    /// says it is.
+    async fn was_issued(self: &Arc<Self>, token: Hash) -> bool {
+        if self.sessions.issued.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&token) {
+            return true;
+        }
+        let at = self.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            at.sessions.earlier.get_or_init(|| at.issued_before()).contains(&token)
+        });
+        found.await.unwrap_or(false)
+    }
+
+    /// What was issued within an hour before this process began.
+    fn issued_before(&self) -> HashSet<Hash> {
+        let (end, now_us) = (self.sessions.began, self.clock.now_us());
+        let since_us = now_us.saturating_sub((LIFETIME_S_MAX + 60) * 1_000_000);
+        // Records are in the order of their times; one whose fields are gone is old.
+        let old = |seq: Seq| self.log.core(seq).map_or(true, |core| core.time_us < since_us);
+        let (mut from, mut to) = (0, end);
+        while from < to {
+            let middle = from + (to - from) / 2;
+            if old(middle) { from = middle + 1 } else { to = middle }
+        }
+        let entries = self.log.read_public(from).map_while(Result::ok).take_while(|(seq, _)| *seq < end);
+        let issuances = entries.filter(|(_, entry)| entry.kind == ISSUANCE);
+        issuances.filter_map(|(_, entry)| Some(Issuance::from_bytes(&entry.bytes).ok()?.draft.token_sha256)).collect()
+    }
+
     fn verify(&self, token: SessionToken, keys: &KeySet, purpose: Purpose, now_s: u64) -> Result<Verified, Refusal> {
         let signed = token.check_signature(keys, purpose, self.sessions.gateway(), now_s)?;
         // This gateway holds the log itself: what stands there counts, not
@@ -141,9 +196,12 @@ impl Installation {
         Ok(Live { session: Session::new(verified, rights), secret })
     }
 
-    /// Raises what must not go unseen.
-    async fn sound(&self, token: &SessionToken, refusal: &Refusal) {
+    /// Raises what must not go unseen. A token that was issued, and whose
+    /// receipt somebody exchanged or took away, is refused and no alarm: the
+    /// holder of any session could raise one.
+    async fn sound(self: &Arc<Self>, token: &SessionToken, refusal: &Refusal) {
         let kind = match refusal {
+            Refusal::NotIssued(_) if self.was_issued(token.sha256()).await => return,
             Refusal::NotIssued(_) => AlarmKind::SigValidNotIssued,
             Refusal::KeyOutsideScope { .. } | Refusal::KeySites(_) => AlarmKind::KeyOutsideScope,
             Refusal::RetiredKey { .. } => AlarmKind::RetiredKey,

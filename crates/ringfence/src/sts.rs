@@ -150,9 +150,16 @@ impl From<StsError> for Refusal {
     }
 }
 
-/// Whether a request is one for STS: the root path and either a form, or a
-/// query with `Action`. Everything else is S3's.
-pub fn is_asked(head: &Parts) -> bool {
+/// Whether a request is one for STS: the root path, of no bucket's host name
+/// under one of `domains`, and either a form, or a query with `Action`.
+/// Everything else is S3's.
+pub fn is_asked(head: &Parts, domains: &[String]) -> bool {
+    let host = head.headers.get(http::header::HOST).and_then(|value| value.to_str().ok());
+    let name = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name)).unwrap_or_default();
+    let of_bucket = |domain: &String| name.strip_suffix(domain.as_str()).is_some_and(|rest| rest.ends_with('.'));
+    if domains.iter().any(of_bucket) {
+        return false;
+    }
     let form = head.headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let form = form.and_then(|kind| kind.split(';').next()).map(str::trim);
     let form = form.is_some_and(|kind| kind.eq_ignore_ascii_case("application/x-www-form-urlencoded"));

@@ -382,7 +382,7 @@ impl<'a> Drill<'a> {
         let o = self.output;
         o.heading(&format!("{:>2}. {}", self.steps.len(), step.name));
         o.field("holds", step.holds);
-        o.field("tries", &step.tries);
+        o.field("tried", &step.tries);
         o.field("happened", &step.happened);
         if let Some((kind, after)) = &step.alarm {
             o.field("alarm", &format!("{kind} after {after} ms"));
@@ -419,7 +419,7 @@ impl Step {
         json!({
             "step": self.name,
             "holds": self.holds,
-            "tries": self.tries,
+            "tried": self.tries,
             "happened": self.happened,
             "alarm": self.alarm.as_ref().map(|(kind, _)| kind),
             "alarm_after_ms": self.alarm.as_ref().map(|(_, after)| *after as u64),

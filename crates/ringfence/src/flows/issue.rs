@@ -106,7 +106,7 @@ pub async fn assume_role(
         (Some(_), Some(session)) if session.claims().parent.is_some() => {
             return Err(chained(at, &caller).await);
         }
-        (Some(role), Some(session)) => (role, For::of_session(session)),
+        (Some(role), Some(session)) if role.admits_session(session.claims()) => (role, For::of_session(session)),
         // A static key lives for ever: never a way to restricted data.
         (Some(role), None) if role.static_keys && role.max_label != *at.labels.labels().strictest() => {
             (role, For::static_key())

@@ -245,10 +245,11 @@ impl Drafted {
         let admitted = admitted.map_err(|why| failed("admission refused it", &why))?;
         let issuance = at.vault.admit(&admitted, self.claims.issued_s);
         let issuance = issuance.map_err(|error| failed("it could not be admitted", &error))?;
-        let Self { permit, claims, paseto, policy, packed_percent, .. } = self;
+        let Self { permit, claims, paseto, sha256, policy, packed_percent, .. } = self;
         let issuing = Issuing { permit, claims, issuance };
         let recorded = at.log.record(issuing).await.map_err(|error| failed("it could not be recorded", &error))?;
         let seq = recorded.index();
+        at.sessions.note_issued(sha256, recorded.claims.until_s, recorded.claims.issued_s);
         let receipt = at.log.receipt(seq, RECEIPT_WAIT).await.map_err(|error| failed("it has no receipt", &error))?;
         let claims = &recorded.claims;
         let token = SessionToken::staple(&paseto, &receipt, policy.as_deref())

@@ -137,7 +137,7 @@ fn roles_are_named_by_our_arns_and_by_those_that_tools_insist_on() {
 
 #[test]
 fn sts_is_told_from_s3_by_root_and_form_or_action() {
-    let asked = |method: &str, target: &str, form| is_asked(&head(method, target, form));
+    let asked = |method: &str, target: &str, form| is_asked(&head(method, target, form), &[]);
     assert!(asked("POST", "/", true));
     assert!(asked("POST", "/?Action=GetCallerIdentity", false));
     assert!(asked("GET", "/?Action=GetCallerIdentity&Version=2011-06-15", false));
