@@ -216,7 +216,7 @@ async fn session(installation: &Installation, revoke: &Revoke) -> Result<Named, 
         || Failure::new(Kind::Usage, format!("`{which}` is neither a session id (32 hexadecimal digits) nor an index"));
     let (id, index, note) = if let Ok(index) = which.parse::<Seq>() {
         let issued = installation.log().sealed(index).ok().and_then(|sealed| sealed.public);
-        if !issued.is_some_and(|public| public.kind == ISSUANCE) {
+        if issued.is_none_or(|public| public.kind != ISSUANCE) {
             return Err(Failure::new(Kind::Usage, format!("record #{index} issues no session")));
         }
         let id =
@@ -250,7 +250,7 @@ fn leaf_of(log: &Log, id: [u8; 16], now_us: u64) -> Option<Seq> {
     let end = log.durable_size();
     for seq in (end.saturating_sub(LOOKED_AT_MAX)..end).rev() {
         let sealed = log.sealed(seq).ok()?;
-        if !sealed.public.as_ref().is_some_and(|public| public.kind == ISSUANCE) {
+        if sealed.public.as_ref().is_none_or(|public| public.kind != ISSUANCE) {
             continue;
         }
         let Ok(record) = log.lookup(seq) else { continue };
