@@ -10,10 +10,10 @@ use ringfence_access::session::Rule;
 use ringfence_access::{Narrowing, Rights, Roles, Session};
 use ringfence_format::leaf::{Hash, sha256};
 use ringfence_format::names::{KeyId, Realm, SiteId, Tenant};
+use ringfence_format::record::Seq;
 use ringfence_format::session::{
     BadSession, Claims, Issued, KeySet, Purpose, Refusal, SESSION_TOKEN_BYTES_MAX, SessionToken, Verified,
 };
-use ringfence_format::record::Seq;
 use ringfence_log::LogError;
 use ringfence_vault::{SecretText, VaultError};
 use zeroize::Zeroizing;
