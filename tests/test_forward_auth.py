@@ -346,9 +346,9 @@ def test_a14_a_revoked_session_and_role_open_no_service_either(world, key):
     answer = refused(ask(world, one), "Bearer", "invalid_token")
     assert "revoked" in record(world, answer)["core"]["reason"]
     assert ask(world, other).status == 200, "and no other"
-    world.server.cli("revoke", "role", "acme/service")
+    said = world.server.cli_json("revoke", "role", "acme/service")
     refused(shown(), "DPoP", "invalid_token")
-    world.server.cli("revoke", "lift", "role", "acme/service")
+    world.server.cli("revoke", "lift", str(said["record"]))
     assert shown().status == 200
 
 

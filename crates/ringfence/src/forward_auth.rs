@@ -35,8 +35,8 @@ use crate::serve::Stopping;
 
 const AUTHORIZE: &str = "api:Authorize";
 const UNKNOWN: &str = "api:Unknown";
-/// Proofs that may be within their two minutes at a time: 8,000 requests a
-/// second, and about 40 MB.
+/// Proofs that are remembered, for up to 90 s after they were made: 11,000
+/// requests a second, and about 40 MB.
 const PROOFS_MAX: usize = 1024 * 1024;
 /// The same for `/token`, where anybody may show one: kept apart, so that they
 /// use up nothing of the others.

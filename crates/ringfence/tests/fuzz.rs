@@ -42,6 +42,7 @@ targets! {
     keyrings_hold = "keyrings", 1_500;
     session_policies_hold = "narrowing", 10_000;
     policies_hold = "policies", 600;
+    proofs_hold = "proofs", 5_000;
     records_hold = "records", 20_000;
     requests_hold = "requests", 1_500;
     settings_hold = "settings", 3_000;

@@ -6,6 +6,7 @@ mod ground;
 mod identity;
 mod keyrings;
 mod policies;
+mod proofs;
 mod s3;
 mod settings;
 mod sites;
@@ -36,6 +37,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("keyrings", keyrings::keyrings),
     ("narrowing", |_, bytes| identity::session_policies(bytes)),
     ("policies", |_, bytes| policies::policies(bytes)),
+    ("proofs", |_, bytes| proofs::proofs(bytes)),
     ("records", |_, bytes| sites::records(bytes)),
     ("requests", s3::requests),
     ("settings", |_, bytes| settings::settings(bytes)),
