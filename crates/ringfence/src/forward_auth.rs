@@ -8,7 +8,7 @@
 //! asking, so that no policy is: they speak of labels, sites and buckets. Every
 //! answer stands in the log before it is given.
 
-mod asked;
+pub(crate) mod asked;
 mod exchange;
 
 use std::net::{IpAddr, SocketAddr};
@@ -189,7 +189,7 @@ impl Gate {
 }
 
 /// What a request shows of who it is from.
-enum Shown<'a> {
+pub(crate) enum Shown<'a> {
     Nothing,
     /// More than one credential, or one that cannot be read.
     Unclear,
@@ -199,7 +199,7 @@ enum Shown<'a> {
 }
 
 impl<'a> Shown<'a> {
-    fn of(headers: &'a HeaderMap) -> Self {
+    pub(crate) fn of(headers: &'a HeaderMap) -> Self {
         if !headers.contains_key(header::AUTHORIZATION) {
             return Self::Nothing;
         }
@@ -224,7 +224,7 @@ fn told(reason: &AuthnReason) -> (u16, &'static str) {
 }
 
 /// RFC 6750, section 3; RFC 9449, section 7.1.
-fn challenge(status: StatusCode, shown: &Shown<'_>, error: Option<&str>) -> Response {
+pub(crate) fn challenge(status: StatusCode, shown: &Shown<'_>, error: Option<&str>) -> Response {
     let algorithms = dpop::ALGORITHMS.map(|algorithm| algorithm.as_str()).join(" ");
     let error = error.map_or_else(String::new, |error| format!("error=\"{error}\""));
     let challenges = match shown {
@@ -250,7 +250,7 @@ fn named(mut response: Response, recorded: Option<Seq>) -> Response {
     response
 }
 
-fn plain(status: StatusCode) -> Response {
+pub(crate) fn plain(status: StatusCode) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -12,7 +12,6 @@
 
 mod answer;
 mod args;
-mod dpop;
 mod follow;
 mod fresh;
 mod home;
@@ -25,6 +24,7 @@ mod trust;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringfence_access::dpop::Proofs;
 use ringfence_db::clock::SystemClock;
 use ringfence_db::disk::RealDisk;
 use ringfence_format::names::SiteId;
@@ -35,7 +35,6 @@ use tokio::sync::{Notify, watch};
 
 use self::answer::Gate;
 pub use self::args::{GatewayArgs, HELP};
-use self::dpop::Proofs;
 use self::follow::{Follower, NotFollowed, TrustFile};
 use self::fresh::{Limits, Standing};
 use self::home::HttpHome;
@@ -50,6 +49,9 @@ use crate::telemetry;
 const POLL: Duration = Duration::from_secs(1);
 /// It is not asked more often, whoever wants to know.
 const POLL_LEAST: Duration = Duration::from_millis(100);
+
+/// Proofs that may be within their two minutes at a time: 2,000 requests a second.
+const PROOFS_MAX: usize = 256 * 1024;
 
 /// Raises an alarm where there is no log to record it in: an error line and a
 /// count, for whoever watches this machine.
@@ -98,6 +100,7 @@ async fn gateway(arguments: &GatewayArgs, output: &Output) -> Result<(), Failure
         unavailable(why).next("a gateway that forgets what it pinned can be shown another history: find out what happened, then move the state away to begin anew")
     })?;
     let follower = Arc::new(follower);
+    let started_s = follower.now_s();
     let (stop, stopping) = serve::stop_channel();
     let metrics = telemetry::count()?;
     let upkeep = tokio::spawn(telemetry::upkeep(metrics.clone()));
@@ -105,7 +108,8 @@ async fn gateway(arguments: &GatewayArgs, output: &Output) -> Result<(), Failure
     let poke = Arc::new(Notify::new());
     let judge = Arc::new(Judge::new(follower.clone(), site.clone(), poke.clone(), heard));
     let following = tokio::spawn(follow(follower, file, poke, followed, stopping.clone()));
-    let gate = Gate { judge, proofs: Arc::new(Proofs::default()), metrics };
+    let proofs = Arc::new(Proofs::new(PROOFS_MAX, started_s));
+    let gate = Gate { judge, proofs, proxy: arguments.proxy, metrics };
     let answering = tokio::spawn(answer::serve(listener, gate, stopping));
     announce(arguments, &origin, witnessed, limits, output);
     tokio::select! {

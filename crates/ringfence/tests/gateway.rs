@@ -156,8 +156,12 @@ fn a14_a_revocation_reaches_the_gateway_and_silence_stops_it() {
     let place = Place::new(&home, &http);
     let gateway = place.start(&["--fresh", "2", "--most", "4"]);
     gateway.until(&alice, 200, SOON);
-    let (status, headers, _) = gateway.get("/auth/some/path", &[("authorization", &format!("bearer {alice}"))]);
+    let (status, headers, _) =
+        gateway.get("/auth?role=writer&role=reader", &[("authorization", &format!("bearer {alice}"))]);
     assert_eq!((status, headers["x-ringfence-principal"].to_str().unwrap()), (200, "idp--alice"));
+    assert_eq!(gateway.get("/auth?role=writer", &[("authorization", &format!("Bearer {alice}"))]).0, 403);
+    assert_eq!(gateway.get("/auth", &[("authorization", &format!("DPoP {alice}"))]).0, 401);
+    assert_eq!(gateway.get("/auth", &[]).0, 401);
     assert_eq!(gateway.get("/readyz", &[]).0, 200);
 
     let index = SessionToken::parse(&alice).unwrap().receipt().unwrap().index;

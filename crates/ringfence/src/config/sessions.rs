@@ -124,7 +124,7 @@ pub struct Auth {
 }
 
 /// How a proxy says what it was asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Proxy {
     /// `X-Original-Method` and `X-Original-URL`, as `auth_request` of nginx is

@@ -19,17 +19,17 @@ const URL_CHARS_MAX: usize = 512;
 
 /// What the client of a proxy asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Asked {
-    pub(super) method: Option<String>,
+pub(crate) struct Asked {
+    pub(crate) method: Option<String>,
     /// As the client sees it.
-    pub(super) url: Option<String>,
+    pub(crate) url: Option<String>,
     /// Roles of which it must have one; none: any will do.
-    pub(super) roles: Vec<String>,
+    pub(crate) roles: Vec<String>,
 }
 
 impl Asked {
     /// Of a question whose path is one of ours; `None` where it is not.
-    pub(super) fn of(head: &Parts, proxy: Proxy) -> Option<Self> {
+    pub(crate) fn of(head: &Parts, proxy: Proxy) -> Option<Self> {
         let headers = &head.headers;
         let header = |name| one(headers, name).map(str::to_owned);
         let behind = head.uri.path().strip_prefix("/auth")?;

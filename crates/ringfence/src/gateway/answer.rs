@@ -9,17 +9,20 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
+use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
-use ringfence_format::session::{SESSION_TOKEN_BYTES_MAX, Verified};
+use ringfence_access::dpop::{self, Proofs};
+use ringfence_format::session::Verified;
 use tokio::net::TcpListener;
 
-use super::dpop::{Proofs, Shown};
 use super::fresh::Standing;
 use super::judge::{Denied, Judge};
+use crate::config::Proxy;
+use crate::forward_auth::asked::Asked;
+use crate::forward_auth::{Shown, challenge, plain};
 use crate::serve::Stopping;
 
 /// What the handlers share.
@@ -29,6 +32,8 @@ pub struct Gate {
     pub judge: Arc<Judge>,
     /// Proofs of possession that were shown.
     pub proofs: Arc<Proofs>,
+    /// How the proxy says what it was asked for.
+    pub proxy: Proxy,
     /// What `/metrics` renders.
     pub metrics: PrometheusHandle,
 }
@@ -36,11 +41,11 @@ pub struct Gate {
 /// Answers until told to stop.
 pub async fn serve(listener: TcpListener, gate: Gate, mut stopping: Stopping) {
     let router = Router::new()
-        .route("/auth", any(auth))
-        .route("/auth/{*path}", any(auth))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(async |State(gate): State<Gate>| gate.metrics.render()))
+        // One handler: what Envoy asks about may have any path.
+        .fallback(auth)
         .with_state(gate);
     let stop = async move {
         let () = stopping.stopped().await;
@@ -58,85 +63,105 @@ async fn readyz(State(gate): State<Gate>) -> Response {
     }
 }
 
-async fn auth(State(gate): State<Gate>, headers: HeaderMap) -> Response {
-    let answer = gate.ask(&headers).await;
+async fn auth(State(gate): State<Gate>, request: Request) -> Response {
+    let (head, _) = request.into_parts();
+    let Some(asked) = Asked::of(&head, gate.proxy) else { return plain(StatusCode::NOT_FOUND) };
+    let shown = Shown::of(&head.headers);
+    let answer = gate.ask(&shown, &asked).await;
     let outcome = match &answer {
         Ok(_) => "allowed",
-        Err(No::Token(denied)) if denied.is_temporary() => "unavailable",
+        Err(no) if no.is_temporary() => "unavailable",
         Err(_) => "refused",
     };
     metrics::counter!("ringfence_gateway_answers_total", "outcome" => outcome).increment(1);
-    match answer {
-        Ok(verified) => allowed(&verified),
-        Err(No::Token(denied)) if denied.is_temporary() => {
-            tracing::debug!("not answered: {denied}");
-            (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")]).into_response()
+    let no = match answer {
+        Ok(verified) => return allowed(&verified),
+        Err(no) => no,
+    };
+    tracing::debug!("{outcome}: {no}");
+    match no {
+        no if no.is_temporary() => {
+            let mut response = plain(StatusCode::SERVICE_UNAVAILABLE);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            response
         }
-        Err(no) => {
-            tracing::info!("refused: {no}");
-            let challenge = r#"DPoP algs="EdDSA ES256", error="invalid_token""#;
-            (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, challenge)]).into_response()
-        }
+        No::Role => challenge(StatusCode::FORBIDDEN, &shown, Some("insufficient_scope")),
+        No::Proof(_) => challenge(StatusCode::UNAUTHORIZED, &shown, Some("invalid_dpop_proof")),
+        No::Token(_) | No::Bound => challenge(StatusCode::UNAUTHORIZED, &shown, Some("invalid_token")),
+        No::Nothing => challenge(StatusCode::UNAUTHORIZED, &shown, None),
     }
 }
 
 /// Why the answer is no.
 #[derive(Debug, thiserror::Error)]
 enum No {
+    #[error("no token, or more than one")]
+    Nothing,
     #[error(transparent)]
     Token(#[from] Denied),
-    #[error("{0}")]
-    Request(&'static str),
+    #[error("a bound token shown as a bearer's, or the other way round")]
+    Bound,
+    #[error("the proof: {0}")]
+    Proof(dpop::Reason),
+    #[error("its role is none that the service asks for")]
+    Role,
+}
+
+impl No {
+    /// Whether the gateway cannot tell now.
+    fn is_temporary(&self) -> bool {
+        matches!(self, Self::Proof(dpop::Reason::Full)) || matches!(self, Self::Token(denied) if denied.is_temporary())
+    }
 }
 
 impl Gate {
-    async fn ask(&self, headers: &HeaderMap) -> Result<Verified, No> {
-        let one = |name: &str| -> Result<Option<&str>, No> {
-            let mut values = headers.get_all(name).iter();
-            let text = values.next().map(|value| value.to_str().map_err(|_| No::Request("a header is not text")));
-            if values.next().is_some() { Err(No::Request("a header is there twice")) } else { text.transpose() }
+    /// The token is judged before its proof is looked at: what it shows is
+    /// noticed whatever the proof is worth (ruling 23).
+    async fn ask(&self, shown: &Shown<'_>, asked: &Asked) -> Result<Verified, No> {
+        let (token, proof) = match shown {
+            Shown::Nothing | Shown::Unclear => return Err(No::Nothing),
+            Shown::Bearer(token) => (*token, None),
+            Shown::Dpop(token, proof) => (*token, Some(*proof)),
         };
-        let shown = one("authorization")?.ok_or(No::Request("no token"))?;
-        let (scheme, token) = shown.split_once(' ').ok_or(No::Request("no token"))?;
-        let bound = scheme.eq_ignore_ascii_case("dpop");
-        if !bound && !scheme.eq_ignore_ascii_case("bearer") || token.len() > SESSION_TOKEN_BYTES_MAX {
-            return Err(No::Request("neither a bearer nor a DPoP token, or too long"));
-        }
         let verified = self.judge.judge(token).await?;
-        let thumbprint = &verified.claims().confirmation;
-        if thumbprint.is_empty() {
-            // Issued as a bearer token: whoever has it may use it.
-            return if bound { Err(No::Request("a bearer token shown as a bound one")) } else { Ok(verified) };
+        let bound_to = &verified.claims().confirmation;
+        match proof {
+            // Issued as a bearer's: whoever has it may use it.
+            None if bound_to.is_empty() => {}
+            Some(proof) if !bound_to.is_empty() => self.prove(proof, token, bound_to, asked).map_err(No::Proof)?,
+            _ => return Err(No::Bound),
         }
-        if !bound {
-            return Err(No::Request("a bound token without its proof"));
+        let role = verified.claims().role.as_str();
+        match asked.roles.is_empty() || asked.roles.iter().any(|asked| asked == role) {
+            true => Ok(verified),
+            false => Err(No::Role),
         }
-        let proof = one("dpop")?.ok_or(No::Request("a bound token without its proof"))?;
-        let asked =
-            [one("x-forwarded-method")?, one("x-forwarded-proto")?, one("x-forwarded-host")?, one("x-forwarded-uri")?];
-        let [Some(method), Some(scheme), Some(host), Some(path)] = asked else {
-            return Err(No::Request("the proxy does not say which request it asks about"));
-        };
-        let url = format!("{scheme}://{host}{path}");
-        let now_s = self.judge.follower.now_s();
-        let shown = Shown { token, thumbprint, method, url: &url, now_s };
-        self.proofs.check(proof, shown).map_err(No::Request)?;
-        Ok(verified)
+    }
+
+    fn prove(&self, proof: Option<&str>, token: &str, bound_to: &str, asked: &Asked) -> Result<(), dpop::Reason> {
+        let proof = proof.ok_or(dpop::Reason::Malformed)?;
+        let method = asked.method.as_deref().ok_or(dpop::Reason::Method)?;
+        let url = asked.url.as_deref().ok_or(dpop::Reason::Url)?;
+        let request = dpop::Request { method, url, token: Some(token), bound_to: Some(bound_to) };
+        let proved = self.proofs.prove(proof, &request, self.judge.follower.now_s())?;
+        if proved.thumbprint() == bound_to { Ok(()) } else { Err(dpop::Reason::OtherKey) }
     }
 }
 
 /// 200, and who it is, for the service behind the proxy.
 fn allowed(verified: &Verified) -> Response {
     let claims = verified.claims();
-    let headers = [
+    let mut response = plain(StatusCode::OK);
+    for (name, value) in [
         ("x-ringfence-realm", claims.realm.to_string()),
         ("x-ringfence-tenant", claims.tenant.to_string()),
         ("x-ringfence-principal", claims.principal.to_string()),
         ("x-ringfence-role", claims.role.to_string()),
         ("x-ringfence-session", hex::encode(claims.session)),
         ("x-ringfence-issued", verified.index().to_string()),
-        ("x-ringfence-until", claims.until_s.to_string()),
-        ("cache-control", "no-store".to_owned()),
-    ];
-    (StatusCode::OK, axum::response::AppendHeaders(headers)).into_response()
+    ] {
+        let Ok(value) = HeaderValue::from_str(&value) else { return plain(StatusCode::INTERNAL_SERVER_ERROR) };
+        response.headers_mut().insert(name, value);
+    }
+    response
 }

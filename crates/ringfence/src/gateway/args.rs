@@ -5,17 +5,18 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::config::Proxy;
+
 /// What `--help` says beyond the flags.
 pub const HELP: &str = "\
-A proxy beside it asks http://ADDR:PORT/auth with the client's Authorization and DPoP headers and
-X-Forwarded-Method, -Proto, -Host, -Uri; 200 names the session in x-ringfence-* headers, 401 refuses,
-503 means that it cannot tell now. Home is asked for its log once a second, never for a request. Who
+A proxy beside it asks http://ADDR:PORT/auth with the client's Authorization and DPoP headers; 200
+names the session in x-ringfence-* headers, 401 and 403 refuse, 503 means that it cannot tell now. Home is asked for its log once a second, never for a request. Who
 is revoked at home is refused here within seconds; without word from home for longer than --fresh,
 sessions that may reach restricted data are refused, longer than --most, all are.
 
 Examples:
-  ringfence gateway --trust home.trust --home https://log.example --site cloud --listen 127.0.0.1:9310
-  ringfence gateway --trust home.trust --home http://127.0.0.1:9301 --site home --listen 127.0.0.1:9310 --most 5
+  ringfence gateway --trust home.trust --home https://log.example --site cloud --listen 127.0.0.1:9320
+  ringfence gateway --trust home.trust --home http://127.0.0.1:9301 --site home --listen 127.0.0.1:9320 --most 5
 
 See docs/operate/gateway.md for the trust file, and proxies to put in front.";
 
@@ -34,6 +35,9 @@ pub struct GatewayArgs {
     /// Where it answers.
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
+    /// How the proxy that asks says what it was asked for.
+    #[arg(long, value_enum, default_value_t)]
+    pub proxy: Proxy,
     /// Where the pinned checkpoint is kept; losing it is forgetting what home showed.
     #[arg(long, value_name = "DIR", default_value = "./ringfence-gateway")]
     pub state: PathBuf,

@@ -356,6 +356,13 @@ fn a_trust_file_that_is_not_understood_is_refused() {
         without("log"),
         without("quorum"),
         without("root"),
+        without("ringfence-trust"),
+        format!("{good}root main {}\n", public(ISSUER)),
+        format!(
+            "{good}{}",
+            good.lines().filter(|l| l.starts_with("manifest")).map(|l| format!("{l}\n")).collect::<String>()
+        ),
+        format!("{good}revocation 7 AAAA\n"),
         format!("{good}log {}\n", TestHome::vkey()),
         good.replace("root main", "root other"),
         good.replace("manifest ", "manifest A"),

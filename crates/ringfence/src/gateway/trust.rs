@@ -1,28 +1,32 @@
 //! What a gateway elsewhere is told to believe, in one file with nothing
 //! secret in it.
 //!
-//! The lines of a C2SP tlog-policy (which log, which witnesses, what quorum),
-//! and two of ours: `root REALM KEY` names the key that signs a realm's
-//! manifests, `manifest BASE64URL` is one of them. What is not understood
-//! refuses the whole file.
+//! After a first line `ringfence-trust v0`, the lines of a C2SP tlog-policy
+//! (which log, which witnesses, what quorum) and three of ours: `root REALM KEY`
+//! names the key that signs a realm's manifests, `manifest BASE64` is the one in
+//! force, `revocation INDEX BASE64` is for who verifies offline: a gateway reads
+//! them all from the log. What is not understood refuses the whole file.
 
 use std::collections::BTreeMap;
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use ringfence_format::checkpoint::{Checkpoint, VerifierKey, verify};
 use ringfence_format::names::Realm;
-use ringfence_format::session::{PublicKey, SignedManifest};
+use ringfence_format::record::Seq;
+use ringfence_format::session::{BadSession, PublicKey, Revocation, SignedManifest};
 use ringfence_format::witness::{Cosigned, Policy, Rule};
 
-/// A trust file of this many bytes holds a year of manifests.
+/// A trust file is not read longer.
 const TRUST_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Its first line.
+const HEADER: &str = "ringfence-trust v0";
 
 /// A trust file, read.
 #[derive(Clone, Debug)]
 pub struct Trust {
     policy: Policy,
     log: VerifierKey,
-    roots: BTreeMap<Realm, Vec<PublicKey>>,
+    roots: BTreeMap<Realm, PublicKey>,
     manifests: Vec<SignedManifest>,
 }
 
@@ -45,17 +49,35 @@ impl Trust {
         if text.len() > TRUST_BYTES_MAX {
             return Err("longer than 8 MiB".to_owned());
         }
-        let (mut roots, mut manifests) = (BTreeMap::<Realm, Vec<PublicKey>>::new(), vec![]);
-        let mut policy = String::new();
-        for (number, line) in (1..).zip(text.lines()) {
+        if text.lines().next() != Some(HEADER) {
+            return Err(format!("the trust file does not begin with `{HEADER}`"));
+        }
+        let (mut roots, mut manifests) = (BTreeMap::new(), BTreeMap::new());
+        let mut policy = String::from("\n");
+        for (number, line) in (2..).zip(text.lines().skip(1)) {
             let at = |what: &dyn std::fmt::Display| format!("line {number} of the trust file: {what}");
-            match line.split_ascii_whitespace().collect::<Vec<_>>()[..] {
+            let twice = match line.split_ascii_whitespace().collect::<Vec<_>>()[..] {
                 ["root", realm, key] => {
                     let realm = Realm::parse(realm).map_err(|e| at(&e))?;
-                    roots.entry(realm).or_default().push(key.parse().map_err(|e| at(&e))?);
+                    let key: PublicKey = key.parse().map_err(|e| at(&e))?;
+                    roots.insert(realm, key).is_some()
                 }
-                ["manifest", base64] => manifests.push(read_manifest(base64).map_err(|e| at(&e))?),
-                _ => policy.push_str(line),
+                ["manifest", base64] => {
+                    let signed = read(base64, SignedManifest::from_bytes).map_err(|e| at(&e))?;
+                    manifests.insert(signed.manifest.realm.clone(), signed).is_some()
+                }
+                ["revocation", index, base64] => {
+                    let _index: Seq = index.parse().map_err(|e| at(&e))?;
+                    let _in_the_log_too = read(base64, Revocation::from_bytes).map_err(|e| at(&e))?;
+                    false
+                }
+                _ => {
+                    policy.push_str(line);
+                    false
+                }
+            };
+            if twice {
+                return Err(at(&"the realm has one already"));
             }
             // Every line keeps its number.
             policy.push('\n');
@@ -64,13 +86,13 @@ impl Trust {
         let [(log, _)] = &policy.logs[..] else {
             return Err(format!("the trust file names {} logs: a gateway follows one", policy.logs.len()));
         };
-        let signed =
-            |m: &SignedManifest| roots.get(&m.manifest.realm).is_some_and(|r| r.iter().any(|r| m.is_signed_by(r)));
-        if let Some(other) = manifests.iter().find(|manifest| !signed(manifest)) {
-            let (seq, realm) = (other.manifest.seq, &other.manifest.realm);
-            return Err(format!("manifest #{seq} of realm `{realm}` is not signed by a root of the trust file"));
+        let trust = Self { log: log.clone(), policy, roots, manifests: manifests.into_values().collect() };
+        match trust.manifests.iter().find(|manifest| !trust.has_root_of(manifest)) {
+            None => Ok(trust),
+            Some(SignedManifest { manifest, .. }) => {
+                Err(format!("manifest #{} of realm `{}` is not signed by its root", manifest.seq, manifest.realm))
+            }
         }
-        Ok(Self { log: log.clone(), policy, roots, manifests })
     }
 
     /// The log that is followed.
@@ -90,10 +112,8 @@ impl Trust {
 
     /// Whether a manifest that was kept from an earlier trust file still has a
     /// root in this one.
-    pub fn has_root_of(&self, manifest: &SignedManifest) -> bool {
-        self.roots
-            .get(&manifest.manifest.realm)
-            .is_some_and(|roots| roots.iter().any(|root| manifest.is_signed_by(root)))
+    pub fn has_root_of(&self, signed: &SignedManifest) -> bool {
+        self.roots.get(&signed.manifest.realm).is_some_and(|root| signed.is_signed_by(root))
     }
 
     /// What the log alone says.
@@ -135,7 +155,7 @@ impl Trust {
     }
 }
 
-fn read_manifest(base64: &str) -> Result<SignedManifest, String> {
-    let bytes = BASE64.decode(base64).map_err(|_| "a manifest is base64url without padding")?;
-    SignedManifest::from_bytes(&bytes).map_err(|e| e.to_string())
+fn read<T>(base64: &str, from: fn(&[u8]) -> Result<T, BadSession>) -> Result<T, String> {
+    let bytes = BASE64.decode(base64).map_err(|_| "not base64")?;
+    from(&bytes).map_err(|e| e.to_string())
 }

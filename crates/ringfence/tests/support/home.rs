@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use ringfence_format::checkpoint::{Checkpoint, VerifierKey};
 use ringfence_format::leaf::{ACCESS, ISSUANCE, MANIFEST, REVOCATION};
 use ringfence_format::names::{Principal, Realm, SiteId, Tenant};
@@ -230,8 +230,8 @@ impl TestHome {
 
     /// A trust file with everything needed.
     pub fn trust(&self) -> String {
-        let mut text = format!("log {}\nquorum none\nroot main {}\n", Self::vkey(), public(ROOT));
-        for manifest in &self.manifests {
+        let mut text = format!("ringfence-trust v0\nlog {}\nquorum none\nroot main {}\n", Self::vkey(), public(ROOT));
+        if let Some(manifest) = self.manifests.last() {
             text.push_str(&format!("manifest {}\n", BASE64.encode(manifest.to_bytes())));
         }
         text

@@ -3,7 +3,7 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use ringfence_format::checkpoint::VerifierKey;
 use ringfence_format::leaf::{Hash, ISSUANCE, MANIFEST, PublicEntry};
 use ringfence_format::names::{Principal, Realm, SiteId, Tenant};
@@ -150,7 +150,7 @@ impl DrillRealm {
 
     /// What a gateway elsewhere is told to believe.
     pub fn trust_file(&self, log: &VerifierKey, quorum: &Quorum) -> String {
-        let mut text = format!("log {log}\n");
+        let mut text = format!("ringfence-trust v0\nlog {log}\n");
         for (number, witness) in (1..).zip(quorum.witnesses()) {
             text.push_str(&format!("witness w{number} {witness}\n"));
         }
