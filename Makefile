@@ -96,6 +96,10 @@ soak: build .venv/ready ## Thousands of kills and simulated histories, new seeds
 bench: ## One question each: sealing, recording, deciding
 	$(CARGO) bench $(FLAGS) -p ringfence-format -p ringfence-log -p ringfence-access
 
+.PHONY: mutants
+mutants: ## Take each check of the session verifier away and see that a test fails (minutes)
+	python3 tests/mutate.py
+
 SECONDS_EACH := 60
 
 .PHONY: fuzz

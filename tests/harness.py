@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import socket
@@ -226,9 +227,26 @@ class Server:
     def cli_json(self, *arguments, **options):
         return json.loads(self.cli(*arguments, "--json", **options).stdout)
 
-    def add_tenant(self, name):
+    def add_tenant(self, name, default_label="internal"):
+        """A tenant with a default label: without one everything it has is
+        restricted, which static keys do not reach."""
+        with open(self.data / "ringfence.toml", "a") as config:
+            config.write(f'\n[[tenant]]\nname = "{name}"\ndefault_label = "{default_label}"\n')
+        if self.is_alive():
+            self.restart()
         self.cli("tenant", "add", name)
         return self.key(name)
+
+    def let_static_keys_reach_restricted(self):
+        """For tests of another promise than that: the policies in force, but
+        for the one that refuses static keys (ruling 20)."""
+        text = (self.data / "policy.cedar").read_text()
+        without = re.sub(r'@id\("no-static-keys-for-restricted"\).*?};\n', "", text, flags=re.S)
+        assert without != text
+        file = self.data.parent / "static-keys.cedar"
+        file.write_text(without)
+        self.cli("policy", "apply", file)
+        return self
 
     # -- raw requests ---------------------------------------------------------
 

@@ -95,11 +95,11 @@ MUTANTS = [
     gone("trust: root signed the manifest", TRUST, " || !manifest.is_signed_by(root)", ""),
     gone("trust: a realm's root once", TRUST, "match self.roots.insert(realm, key) {\n            None => Ok(()),", "match self.roots.insert(realm, key) {\n            _ if true => Ok(()),\n            None => Ok(()),"),
     mutant("trust: checkpoint", TRUST, "let cosigned = self.believe(signed.receipt().ok_or_else(none)?)?;",
-           "let receipt = signed.receipt().ok_or_else(none)?;
+           """let receipt = signed.receipt().ok_or_else(none)?;
         let _ = self.believe(receipt);
-        let text = receipt.checkpoint.split(\"\n\n\").next().unwrap_or_default();
-        let checkpoint = crate::checkpoint::Checkpoint::from_text(&format!(\"{text}\n\")).expect(\"a checkpoint\");
-        let cosigned = Cosigned { checkpoint, by: vec![] };"),
+        let (text, _) = receipt.checkpoint.split_once("\\n\\n").expect("a note");
+        let checkpoint = crate::checkpoint::Checkpoint::from_text(&format!("{text}\\n")).expect("a checkpoint");
+        let cosigned = Cosigned { checkpoint, by: vec![] };"""),
     gone("trust: header", TRUST, "if text.lines().next() != Some(HEADER) {", "if false {"),
     # names
     gone("kid in lower case", PASETO, "if kid.to_string() == text { Ok(kid) }", "if true { Ok(kid) }"),

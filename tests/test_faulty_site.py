@@ -152,7 +152,7 @@ def cloud(server, proxy):
     text = text.replace('prefer = ["cloud", "home"]', 'prefer = ["cloud"]')
     config.write_text(text)
     server.env = {"SITE_KEY": KEY, "SITE_SECRET": SECRET}
-    server.start()
+    server.start().let_static_keys_reach_restricted()
     server.client().create_bucket(Bucket="faulty")
     return server
 

@@ -24,7 +24,7 @@ def keyring(server):
 
 @pytest.fixture
 def filled(new_server):
-    server = new_server().start()
+    server = new_server().start().let_static_keys_reach_restricted()
     s3 = server.client()
     s3.create_bucket(Bucket="sealed")
     for key, (label, body) in BODIES.items():

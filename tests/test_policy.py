@@ -118,7 +118,7 @@ def test_commands_that_change_nothing_need_no_damage(server, original, tmp_path)
 def test_a_delete_is_decided_by_the_label_of_what_it_would_take_away(new_server, bulk):
     """A version that may not be deleted comes between decision and commit:
     whatever the order, it is there in the end."""
-    server = new_server().start()
+    server = new_server().start().let_static_keys_reach_restricted()
     policy = server.data / "policy.cedar"
     policy.write_text(
         policy.read_text()

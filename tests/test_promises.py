@@ -52,6 +52,12 @@ def sites_of(server, bucket, key):
     return {site for site in ("home", "cloud") if f'"{site}"' in text}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def static_keys(server):
+    """Where data may lie is what is promised here, whoever puts it there."""
+    server.let_static_keys_reach_restricted()
+
+
 class Watch:
     """Looks at a site's directory without pause, for files that must never be
     there, even for a moment. Names are not known beforehand and packs have

@@ -19,6 +19,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def s3(server):
+    server.let_static_keys_reach_restricted()
     client = server.client()
     client.create_bucket(Bucket="data")
     client.create_bucket(Bucket="pinned", CreateBucketConfiguration={"LocationConstraint": "cloud"})

@@ -1,7 +1,7 @@
 """An independent verifier of a C2SP transparency log, from the specifications.
 
 Written without a look at the product: c2sp.org/signed-note, tlog-checkpoint,
-tlog-tiles, and RFC 6962 for the tree. It reads a directory or a base URL. Of
+tlog-cosignature, tlog-tiles, and RFC 6962 for the tree. It reads a directory or a base URL. Of
 an entry it knows what docs/formats/log.md says: whether it has a public part.
 """
 
@@ -84,6 +84,42 @@ class Checkpoint:
         root = base64.b64decode(lines[2], validate=True)
         demand(len(root) == 32, "the root has 32 bytes")
         return Checkpoint(lines[0], int(size), root, tuple(lines[3:]), text)
+
+
+@dataclass(frozen=True)
+class Witness:
+    """A witness's verifier key: type 0x04."""
+
+    name: str
+    hash: bytes
+    key: Ed25519PublicKey
+
+    @staticmethod
+    def parse(text):
+        name, digest, encoded = text.strip().split("+", 2)
+        raw = base64.b64decode(encoded, validate=True)
+        demand(raw[:1] == b"\x04" and len(raw) == 33, "not the key of a witness")
+        wanted = hashlib.sha256(name.encode() + b"\n" + raw).digest()[:4]
+        demand(bytes.fromhex(digest) == wanted, "the key's hash does not match it")
+        return Witness(name, wanted, Ed25519PublicKey.from_public_bytes(raw[1:]))
+
+    def cosigned(self, note):
+        """When it cosigned this note, in Unix seconds; None if it did not."""
+        text, _, signatures = note.rpartition(b"\n\n")
+        times = []
+        for line in signatures.decode().splitlines():
+            name, _, encoded = line[2:].partition(" ")
+            raw = base64.b64decode(encoded, validate=True)
+            if name != self.name or raw[:4] != self.hash:
+                continue
+            demand(len(raw) == 4 + 8 + 64, "a cosignature has 72 bytes")
+            time = int.from_bytes(raw[4:12], "big")
+            try:
+                self.key.verify(raw[12:], b"cosignature/v1\ntime %d\n" % time + text + b"\n")
+            except InvalidSignature:
+                raise LogError(f"the cosignature of {name} is wrong") from None
+            times.append(time)
+        return max(times, default=None)
 
 
 # --- where tiles come from ------------------------------------------------------------

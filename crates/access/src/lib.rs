@@ -18,7 +18,6 @@ pub mod authority;
 pub mod caller;
 pub mod dpop;
 pub mod evidence;
-pub mod freshness;
 pub mod keys;
 pub mod labels;
 pub mod manifests;

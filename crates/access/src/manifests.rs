@@ -4,6 +4,9 @@
 //! no other: [`check`] is the only way to a [`CheckedManifest`], and only such
 //! a one comes into force ([`Authority`](crate::Authority)).
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet};
 
 use ringfence_format::leaf::Hash;

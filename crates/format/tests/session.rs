@@ -517,3 +517,25 @@ fn a_public_key_of_the_wrong_kind_verifies_nothing() {
     assert!(!PublicKey::P384([2; 49]).signed(b"", &[0; 96]), "no point of the curve");
     assert!(!PublicKey::Ed25519([0; 32]).signed(b"", &[0; 64]), "a point of small order signs nothing");
 }
+
+/// testdata/session.py made these from docs/formats/session.md alone.
+#[test]
+fn a_second_implementation_makes_the_same_bytes() {
+    let forge = Forge::default();
+    let made = forge.make();
+    let kid = signer(1).public().kid();
+    let subject = Target::subject([4; 16], &name("main"), &name("acme"), &name("keycloak--alice"));
+    let ours = [
+        ("token", made.text),
+        ("entry", hex::encode(made.entry)),
+        ("manifest", hex::encode(sign_manifest(forge.manifests[0].clone(), &signer(7)).to_bytes())),
+        ("revocation_of_key", hex::encode(revocation(Target::Key(kid), 6).to_bytes())),
+        ("revocation_of_subject", hex::encode(revocation(subject, 0).to_bytes())),
+    ];
+    let theirs: Vec<_> = include_str!("../testdata/session.txt")
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(word, _)| *word != "#")
+        .collect();
+    assert_eq!(ours.each_ref().map(|(what, bytes)| (*what, bytes.as_str())).as_slice(), theirs);
+}

@@ -106,7 +106,7 @@ fn each_step_can_fail_and_is_named() {
         ("checkpoint", other_log, good.clone(), |r| matches!(r, Refusal::Quorum(_))),
         ("checkpoint", trust_text("two", &[]), good.clone(), |r| matches!(r, Refusal::Quorum(_))),
         ("checkpoint", trust_text("none", &[]), paseto.to_owned(), |r| matches!(r, Refusal::NotIssued(_))),
-        ("issuance", trust_text("none", &[(9, revocation("main"))]), good.clone(), |r| {
+        ("not revoked", trust_text("none", &[(9, revocation("main"))]), good.clone(), |r| {
             matches!(r, Refusal::Revoked { by: 9 })
         }),
     ];

@@ -35,6 +35,8 @@ const ISSUERS_EVERY: Duration = Duration::from_secs(60);
 const KEYS_FIRST: Duration = Duration::from_secs(600);
 /// Between two looks whether session keys are running out.
 const KEYS_EVERY: Duration = Duration::from_secs(3600);
+/// Between two writings of when keys were last used.
+const KEY_USE_EVERY: Duration = Duration::from_secs(60);
 /// Between two looks at minutes of refused requests.
 const NOISE_EVERY: Duration = Duration::from_secs(20);
 /// Between two looks for packs that are mostly erased.
@@ -57,6 +59,7 @@ pub async fn run(installation: Arc<Installation>, stopping: Stopping) {
         sites(&installation, &stopping),
         first_after(ISSUERS_FIRST, ISSUERS_EVERY, "issuers", &stopping, || issuers(&installation)),
         first_after(KEYS_FIRST, KEYS_EVERY, "session-keys", &stopping, || installation.rotate_session_keys()),
+        every(KEY_USE_EVERY, "key-use", &stopping, || key_use(&installation)),
         every(NOISE_EVERY, "noise", &stopping, || noise(&installation)),
         every(seconds(b.sweep_every_s), "sweep", &stopping, || sweep(&installation)),
         every(seconds(b.scrub_every_s), "scrub", &stopping, || scrub(&installation, b.scrub_mib_per_s)),
@@ -166,6 +169,12 @@ async fn erase(installation: &Installation) -> Result<(), Failure> {
         tracing::warn!(%site, "what was deleted is not erased yet: {why}");
     }
     Ok(())
+}
+
+async fn key_use(installation: &Arc<Installation>) -> Result<(), Failure> {
+    let at = installation.clone();
+    let saved = tokio::task::spawn_blocking(move || at.key_use.save()).await.map_err(Failure::internal)?;
+    saved.map_err(|e| crate::installation::cannot("write when keys were last used", e))
 }
 
 async fn noise(installation: &Installation) -> Result<(), Failure> {

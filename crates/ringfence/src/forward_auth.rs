@@ -23,7 +23,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use ringfence_access::Caller;
 use ringfence_access::caller::{AuthnReason, Credential, Origin, Unauthenticated, authenticate};
 use ringfence_access::dpop::{self, Proofs};
-use ringfence_format::record::{Core, Decision, Op, Record, Resource, Subject, TimeUs};
+use ringfence_format::leaf::request_id;
+use ringfence_format::record::{Core, Decision, Op, Record, Resource, Seq, Subject, TimeUs};
 use ringfence_format::session::Purpose;
 use ringfence_log::{Entry, LogError};
 use tokio::net::TcpListener;
@@ -105,11 +106,12 @@ impl Gate {
             detail: asked.detail(),
             missing: (!allowed).then(|| format!("its role is none of: {}", asked.roles.join(", "))),
         };
-        let Ok(_recorded) = self.at.log.record(entry).await.map_err(withheld) else {
+        let Ok(recorded) = self.at.log.record(entry).await.map_err(withheld) else {
             return plain(StatusCode::SERVICE_UNAVAILABLE);
         };
+        let recorded = Some(recorded.index());
         if !allowed {
-            return challenge(StatusCode::FORBIDDEN, &shown, Some("insufficient_scope"));
+            return named(challenge(StatusCode::FORBIDDEN, &shown, Some("insufficient_scope")), recorded);
         }
         let claims = session.claims();
         let mut response = plain(StatusCode::OK);
@@ -124,7 +126,7 @@ impl Gate {
             let Ok(value) = HeaderValue::from_str(&value) else { return plain(StatusCode::INTERNAL_SERVER_ERROR) };
             response.headers_mut().insert(name, value);
         }
-        response
+        named(response, recorded)
     }
 
     /// Who shows a session. The token is judged before anything else is looked
@@ -174,14 +176,15 @@ impl Gate {
     /// then gives it.
     async fn refuse(&self, refused: Unauthenticated, shown: Option<&Shown<'_>>) -> Response {
         let (status, code) = refused.answer();
-        if self.at.record_refused(refused).await.map_err(withheld).is_err() {
+        let Ok(recorded) = self.at.record_refused(refused).await.map_err(withheld) else {
             return plain(StatusCode::SERVICE_UNAVAILABLE);
-        }
+        };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::UNAUTHORIZED);
-        match shown {
+        let response = match shown {
             Some(shown) if status == StatusCode::UNAUTHORIZED => challenge(status, shown, Some(code)),
             _ => plain(status),
-        }
+        };
+        named(response, recorded)
     }
 }
 
@@ -234,6 +237,15 @@ fn challenge(status: StatusCode, shown: &Shown<'_>, error: Option<&str>) -> Resp
         if let Ok(value) = HeaderValue::from_str(&challenge) {
             response.headers_mut().append(header::WWW_AUTHENTICATE, value);
         }
+    }
+    response
+}
+
+/// Names the record, by which `log show` finds why.
+fn named(mut response: Response, recorded: Option<Seq>) -> Response {
+    let id = recorded.map_or_else(|| "aggregated".to_owned(), request_id);
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert("x-ringfence-request-id", id);
     }
     response
 }

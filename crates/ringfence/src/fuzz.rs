@@ -8,7 +8,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
+use futures::FutureExt;
+use http_body_util::BodyExt;
 use ringfence_access::caller::PeerCredential;
+use ringfence_db::disk::sim::SimDisk;
+use ringfence_format::checkpoint::VerifierKey;
+use ringfence_format::witness::WitnessKey;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
@@ -19,6 +24,9 @@ use crate::config::Config;
 use crate::installation::{self, Installation, Options};
 use crate::s3::Wire;
 use crate::serve::{Stop, Stopping, connection, stop_channel};
+use crate::witness;
+use crate::witness::request::AddCheckpoint;
+use crate::witness::state::State;
 
 /// What a configuration that was accepted says.
 pub struct Settings {
@@ -133,6 +141,23 @@ impl Server {
         });
         answer
     }
+}
+
+/// What a witness that watches this log, and has seen nothing of it, answers to
+/// `add-checkpoint`: the status and the body.
+pub fn add_checkpoint(log: &VerifierKey, body: &[u8]) -> (u16, Vec<u8>, WitnessKey) {
+    let disk = SimDisk::new().shared();
+    let state = State::open(disk, Path::new("/witness"), Some("witness.example/fuzz"), vec![log.clone()]);
+    let state = state.expect("a new witness");
+    let answer = witness::server::add(&state, body);
+    let status = answer.status().as_u16();
+    let body = answer.into_body().collect().now_or_never().and_then(Result::ok).expect("it is in memory").to_bytes();
+    (status, body.to_vec(), state.verifier_key().clone())
+}
+
+/// Reads the body of `add-checkpoint` and writes it again.
+pub fn again(body: &[u8]) -> Option<String> {
+    AddCheckpoint::from_body(body).ok().map(|asked| asked.to_body())
 }
 
 impl Drop for Server {

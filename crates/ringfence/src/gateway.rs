@@ -151,6 +151,9 @@ async fn follow(
     let mut was = Standing::Stale;
     loop {
         let asked = tokio::time::Instant::now();
+        if was != Standing::Stale && follower.standing() == Standing::Stale {
+            sound(AlarmKind::StaleCheckpoint, "home was not heard of for too long: nothing is served");
+        }
         match file.changed() {
             Ok(None) => {}
             Ok(Some(trust)) => match follower.retrust(trust) {
@@ -174,11 +177,7 @@ async fn follow(
             followed.send_modify(|n| *n += 1);
         }
         measure(&follower, &followed_now);
-        let standing = follower.standing();
-        if standing != was && standing == Standing::Stale {
-            sound(AlarmKind::StaleCheckpoint, "home was not heard of for too long: nothing is served");
-        }
-        was = standing;
+        was = follower.standing();
         tokio::select! {
             () = tokio::time::sleep_until(asked + POLL) => {}
             () = async { poke.notified().await; tokio::time::sleep_until(asked + POLL_LEAST).await } => {}

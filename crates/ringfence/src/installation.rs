@@ -40,6 +40,7 @@ use crate::alarm::Alarms;
 use crate::cli::{Failure, Kind};
 use crate::config::{self, Config};
 use crate::flows::issue::Reuse;
+use crate::key_use::KeyUse;
 use crate::sessions::Sessions;
 use crate::sts::World;
 
@@ -99,6 +100,8 @@ pub struct Installation {
     pub alarms: Alarms,
     /// Who must cosign the log's checkpoints.
     pub witnesses: crate::witness::in_force::InForce,
+    /// When static keys were last used.
+    pub key_use: KeyUse,
     /// The trust root.
     pub realm: Realm,
     left_out: std::sync::Mutex<Vec<LeftOut>>,
@@ -175,6 +178,7 @@ impl Installation {
             noise: Arc::default(),
             alarms,
             witnesses: Default::default(),
+            key_use: KeyUse::open(&path),
             realm,
             left_out: std::sync::Mutex::new(left_out),
             first: std::sync::Mutex::default(),
@@ -332,6 +336,7 @@ impl Installation {
     /// Sets gauges that are looked at when somebody asks for metrics.
     pub fn measure(&self) {
         self.measure_session_keys();
+        self.measure_keys();
         metrics::gauge!("ringfence_log_records").set(self.log.durable_size() as f64);
         metrics::gauge!("ringfence_log_published").set(self.log.published_size() as f64);
         metrics::gauge!("ringfence_ready").set(f64::from(u8::from(self.obstacle().is_none())));
@@ -399,6 +404,9 @@ impl Installation {
     pub async fn close(&self) {
         self.record_noise(true).await;
         self.alarms.flush().await;
+        if let Err(error) = self.key_use.save() {
+            tracing::warn!("when keys were last used cannot be written: {error}");
+        }
         for site in self.store.sites() {
             site.close().await;
         }

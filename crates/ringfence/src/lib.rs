@@ -17,6 +17,7 @@ pub mod fuzz;
 mod gateway;
 mod hygiene;
 mod installation;
+mod key_use;
 mod papers;
 mod retention;
 mod s3;

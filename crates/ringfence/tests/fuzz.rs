@@ -47,6 +47,7 @@ targets! {
     settings_hold = "settings", 3_000;
     what_sites_say_holds = "sites", 20_000;
     sts_requests_hold = "sts", 2_000;
+    what_a_witness_is_asked_holds = "witness", 4_000;
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod settings;
 mod sites;
 mod sts;
 mod wire;
+mod witness;
 
 pub use ground::Ground;
 
@@ -40,4 +41,5 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("settings", |_, bytes| settings::settings(bytes)),
     ("sites", |_, bytes| sites::sites(bytes)),
     ("sts", sts::sts),
+    ("witness", |_, bytes| witness::requests(bytes)),
 ];

@@ -14,7 +14,7 @@ pub(super) struct Seen {
     buckets: BTreeMap<u64, HashSet<[u8; 16]>>,
     count: usize,
     max: usize,
-    /// Proofs from before this are refused: they may have been shown to the
+    /// Proofs up to this second are refused: they may have been shown to the
     /// process before this one.
     start_s: u64,
     /// Buckets below this were let go. Nothing of them is taken any more, even
@@ -31,7 +31,7 @@ impl Seen {
     pub(super) fn remember(&mut self, name: &[u8; 16], issued_at_s: u64, now_s: u64) -> Result<(), Reason> {
         self.let_go(now_s);
         let bucket = issued_at_s / BUCKET_S;
-        if issued_at_s < self.start_s {
+        if issued_at_s <= self.start_s {
             return Err(Reason::BeforeStart);
         }
         if bucket < self.gone_below {

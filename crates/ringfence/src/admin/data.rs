@@ -54,6 +54,7 @@ fn warnings(installation: &Installation) -> Vec<String> {
         warnings.push("the keyring is unlocked by the development key file inside the data directory".to_owned());
     }
     warnings.extend(installation.session_key_warnings());
+    warnings.extend(installation.key_warnings());
     for (site, why) in installation.left_out() {
         warnings.push(format!("site `{site}` is left out until it can be opened: {why}"));
     }

@@ -11,6 +11,11 @@ use serde_json::{Value, json};
 use super::handle::{known_tenant, tenant};
 use crate::cli::{Failure, Kind};
 use crate::installation::{FIRST_PRINCIPAL, Installation, NewKey};
+use crate::key_use::{age_days, nag};
+
+/// The policy among the default ones that keeps static keys from the strictest
+/// label.
+const NO_STATIC_KEYS: &str = "no-static-keys-for-restricted";
 
 /// Every tenant with the label its objects get when nothing is said.
 pub(super) fn list(installation: &Installation) -> Value {
@@ -65,7 +70,11 @@ pub(super) async fn add(
     let key = installation.issue_key(permit, &tenant, &principal, name).await?;
     let mut shown = show(installation, name, name, &key);
     let said = installation.config().tenant.iter().find(|t| t.name == tenant).and_then(|t| t.default_label.clone());
-    shown["default_label"] = json!(said.as_ref().unwrap_or(installation.labels.labels().strictest()));
+    let strictest = installation.labels.labels().strictest();
+    let default = said.as_ref().unwrap_or(strictest);
+    shown["default_label"] = json!(default);
+    let rule = installation.engine().set().policy(NO_STATIC_KEYS).is_some();
+    shown["static_keys_refused"] = json!(rule && default == strictest);
     Ok(shown)
 }
 
@@ -100,6 +109,7 @@ pub(super) fn list_keys(installation: &Installation, of: Option<&str>) -> Result
     let keys =
         keys.iter().map(|key| &key.row).filter(|row| wanted.as_ref().is_none_or(|w| row.tenant == *w)).map(|row| {
             let entry = installation.keys.find(&row.id);
+            let (last_ms, now_us) = (installation.key_use.last_ms(&row.id), installation.clock().now_us());
             let issued = entry.as_ref().and_then(|entry| entry.issued);
             let state = match (row.disabled_ms, issued, entry.map(|entry| entry.state)) {
                 (Some(_), ..) => "disabled",
@@ -113,7 +123,10 @@ pub(super) fn list_keys(installation: &Installation, of: Option<&str>) -> Result
                 "principal": row.principal,
                 "state": state,
                 "created_ms": row.created_ms,
+                "age_days": age_days(row, now_us),
+                "last_used_ms": last_ms,
                 "disabled_ms": row.disabled_ms,
+                "warning": nag(row, last_ms, now_us),
                 "issued_by_record": issued,
             })
         });

@@ -108,12 +108,13 @@ fn key_of(folder: &Path, path: &Path) -> Option<String> {
 }
 
 /// The sample rule: documents may be public, code is internal, settings are
-/// confidential, and whatever smells of a secret is restricted.
+/// confidential, and so is whatever smells of a secret: what is restricted a
+/// static key, which the demo has, may not even write.
 fn label_of(key: &str) -> &'static str {
     let lower = key.to_lowercase();
     let name = lower.rsplit('/').next().unwrap_or(&lower);
     if ["secret", "key", "credential", "passw", "private"].iter().any(|word| name.contains(word)) {
-        return "restricted";
+        return "confidential";
     }
     match name.rsplit_once('.').map_or(name, |(_, extension)| extension) {
         "md" | "txt" | "html" | "png" | "jpg" | "jpeg" | "svg" | "pdf" | "license" | "makefile" => "public",
@@ -233,19 +234,22 @@ impl Demo<'_> {
         Ok(checked)
     }
 
-    /// Step 6: restricted data on every way into a bucket pinned to the cloud.
+    /// Step 6: confidential data on every way into a bucket pinned to the
+    /// cloud, and a static key at restricted data.
     async fn pinned_bucket(&self) -> Result<Vec<(&'static str, Refusal)>, Failure> {
         let o = self.output;
-        o.heading("6. a bucket pinned to `cloud`, and restricted data on every way in");
+        o.heading("6. a bucket pinned to `cloud`, and confidential data on every way in");
         self.client.create_bucket(&self.pinned, Some("cloud")).await.map_err(not_refused)?;
-        self.client.put_text(&self.bucket, "demo/restricted.txt", "restricted").await.map_err(not_refused)?;
+        self.client.put_text(&self.bucket, "demo/confidential.txt", "confidential").await.map_err(not_refused)?;
         self.client.put_text(&self.pinned, "demo/public.txt", "public").await.map_err(not_refused)?;
-        o.say(&format!("  s3://{} takes public data, and:", self.pinned));
-        let from = format!("{}/demo/restricted.txt", self.bucket);
+        o.say(&format!("  s3://{} takes public data, and not:", self.pinned));
+        let from = format!("{}/demo/confidential.txt", self.bucket);
         let ways = [
-            ("put", self.client.put_text(&self.pinned, "leak", "restricted").await.map(drop)),
+            ("put", self.client.put_text(&self.pinned, "leak", "confidential").await.map(drop)),
             ("copy", self.client.copy(&from, &self.pinned, "leak").await),
-            ("multipart", self.client.begin_multipart(&self.pinned, "leak", "restricted").await),
+            ("multipart", self.client.begin_multipart(&self.pinned, "leak", "confidential").await),
+            // Not even at home: a key that lives for ever does not reach it.
+            ("static key", self.client.put_text(&self.bucket, "secret", "restricted").await.map(drop)),
         ];
         ways.into_iter().map(|(way, answer)| Ok((way, refused(way, answer)?))).collect()
     }
@@ -278,7 +282,7 @@ impl Demo<'_> {
     fn farewell(&self) {
         let data = self.common.data.display();
         self.output.heading("look further");
-        self.output.say(&format!("  ringfence where s3://{}/demo/restricted.txt --data {data}", self.bucket));
+        self.output.say(&format!("  ringfence where s3://{}/demo/confidential.txt --data {data}", self.bucket));
         self.output.say(&format!("  ringfence log show --data {data}"));
         self.output.say(&format!("  ringfence log verify --data {data}"));
     }
@@ -324,7 +328,7 @@ fn refused(way: &str, answer: Result<(), Refusal>) -> Result<Refusal, Failure> {
     match answer {
         Err(refusal) if refusal.status == 403 => Ok(refusal),
         Err(other) => Err(not_refused(other)),
-        Ok(()) => Err(Failure::new(Kind::Wrong, format!("{way} of restricted data into a public site was accepted"))
+        Ok(()) => Err(Failure::new(Kind::Wrong, format!("what must be refused was accepted: {way}"))
             .next("see the policies in force: ringfence policy test")),
     }
 }

@@ -6,6 +6,7 @@
 //! way stands first and last, so that refusing everything is no success.
 
 mod idp;
+mod log_key;
 mod sts;
 mod thief;
 
@@ -136,7 +137,8 @@ impl<'a> Drill<'a> {
         self.sessions_as_evidence(&honest).await;
         self.bearer(&honest).await;
         self.issuer_key(&honest).await?;
-        self.kill_switch(&honest).await
+        self.kill_switch(&honest).await?;
+        log_key::play(self).await
     }
 
     /// 1. What must work.

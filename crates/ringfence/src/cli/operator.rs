@@ -359,8 +359,16 @@ fn key(common: &Common, command: KeyCommand, output: &Output) -> Result<(), Fail
                 ("PRINCIPAL", "principal"),
                 ("STATE", "state"),
                 ("RECORD", "issued_by_record"),
+                ("AGE", "age_days"),
+                ("LAST USED", "last_used"),
             ];
-            output.answer(&keys, |o| o.table(&keys["keys"], &columns));
+            output.answer(&keys, |o| {
+                let rows: Vec<Value> = keys["keys"].as_array().into_iter().flatten().map(with_day).collect();
+                o.table(&rows.into(), &columns);
+                for key in keys["keys"].as_array().into_iter().flatten().filter(|key| !key["warning"].is_null()) {
+                    o.warn(&format!("{} is {}", text(&key["access_key_id"]), text(&key["warning"])));
+                }
+            });
         }
         KeyCommand::Add { tenant, name } => {
             let issued = ask(common, Call::KeyAdd { tenant, name }, output)?;
@@ -377,6 +385,14 @@ fn key(common: &Common, command: KeyCommand, output: &Output) -> Result<(), Fail
         }
     }
     Ok(())
+}
+
+/// With the day of its last use as people write it.
+fn with_day(key: &Value) -> Value {
+    let mut row = key.clone();
+    let day = key["last_used_ms"].as_u64().map(|ms| crate::retention::time(ms * 1000));
+    row["last_used"] = day.and_then(|time| Some(time.get(..10)?.to_owned())).into();
+    row
 }
 
 fn secret(o: &Output, issued: &Value) {
@@ -422,6 +438,12 @@ fn tenant(common: &Common, command: TenantCommand, output: &Output) -> Result<()
             output.answer(&made, |o| {
                 secret(o, &made);
                 o.field("label", &format!("{} where nothing else says one", text(&made["default_label"])));
+                if made["static_keys_refused"] == true {
+                    o.warn(
+                        "static keys are refused for that label: every request of this tenant with one is answered \
+                         403 until its buckets or objects have a less strict label, or it has a default of its own",
+                    );
+                }
                 o.say(&o.dim("  another default: add `[[tenant]]` with `default_label` to ringfence.toml and restart"));
             });
         }

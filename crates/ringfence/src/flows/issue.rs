@@ -210,7 +210,11 @@ async fn signed_by(
         Some(live) => Credential::Session(signature, live.session.clone()),
         None => Credential::StaticKey(signature),
     };
-    authenticate(credential, &at.keys, origin.clone()).map_err(invalid)
+    let caller = authenticate(credential, &at.keys, origin.clone()).map_err(invalid)?;
+    if let Some(id) = caller.key_id().filter(|_| caller.session().is_none()) {
+        at.key_use.used(id, at.clock.now_us());
+    }
+    Ok(caller)
 }
 
 fn find_role<'a>(roles: &'a ringfence_access::roles::Roles, asked: &RoleRef, own: &Tenant) -> Option<&'a Role> {

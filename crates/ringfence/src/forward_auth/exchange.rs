@@ -11,11 +11,12 @@ use http::{HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use ringfence_access::caller::{AuthnReason, Origin, Unauthenticated};
 use ringfence_access::dpop;
+use ringfence_format::record::Seq;
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::asked::{one, origin, own_url};
-use super::{Gate, plain, withheld};
+use super::{Gate, named, plain, withheld};
 use crate::flows::issue;
 use crate::sts::{BODY_BYTES_MAX, Issued, Parameters, Refusal, StsCode, WithWebIdentity, role_of};
 
@@ -39,6 +40,8 @@ struct Wrong {
     about: String,
     /// Where a flow has not recorded it: as what it is to be recorded.
     refused: Option<Unauthenticated>,
+    /// Where it is on record already.
+    recorded: Option<Seq>,
 }
 
 impl Gate {
@@ -47,7 +50,8 @@ impl Gate {
         match self.exchanged(head, body, &origin).await {
             Ok((issued, bound)) => {
                 let kind = if bound { "DPoP" } else { "Bearer" };
-                answer(
+                let recorded = Some(issued.recorded);
+                let said = answer(
                     StatusCode::OK,
                     &json!({
                         "access_token": issued.session_token.as_str(),
@@ -55,7 +59,8 @@ impl Gate {
                         "token_type": kind,
                         "expires_in": issued.expires_s.saturating_sub(self.now_s()),
                     }),
-                )
+                );
+                named(said, recorded)
             }
             Err(wrong) => self.say(wrong).await,
         }
@@ -91,28 +96,29 @@ impl Gate {
             let code = if reason == dpop::Reason::Full { "temporarily_unavailable" } else { "invalid_dpop_proof" };
             let about = "the DPoP proof is not acceptable".to_owned();
             let refused = Unauthenticated::new(AuthnReason::Proof(reason), None, origin.clone());
-            Wrong { code, about, refused: Some(refused) }
+            Wrong { code, about, refused: Some(refused), recorded: None }
         })
     }
 
     /// INVARIANT 8 — records a "no" that no flow has recorded, and then says it.
     async fn say(&self, wrong: Wrong) -> Response {
-        let Wrong { code, about, refused } = wrong;
+        let Wrong { code, about, refused, mut recorded } = wrong;
         let status = status_of(code);
         if let Some(refused) = refused {
             let refused = refused.during(OP).answered(status.as_u16(), code);
-            if self.at.record_refused(refused).await.map_err(withheld).is_err() {
+            let Ok(index) = self.at.record_refused(refused).await.map_err(withheld) else {
                 return plain(StatusCode::SERVICE_UNAVAILABLE);
-            }
+            };
+            recorded = index;
         }
-        answer(status, &json!({ "error": code, "error_description": about }))
+        named(answer(status, &json!({ "error": code, "error_description": about })), recorded)
     }
 }
 
 impl Wrong {
     fn request(about: &str, reason: AuthnReason, origin: &Origin) -> Self {
         let refused = Some(Unauthenticated::new(reason, None, origin.clone()));
-        Self { code: "invalid_request", about: about.to_owned(), refused }
+        Self { code: "invalid_request", about: about.to_owned(), refused, recorded: None }
     }
 
     /// Of a flow's "no". A subject token that is not acceptable is an invalid
@@ -131,7 +137,7 @@ impl Wrong {
             Some(_) => None,
             None => Some(refusal.refused.unwrap_or_else(unrecorded)),
         };
-        Self { code, about: about.to_owned(), refused }
+        Self { code, about: about.to_owned(), refused, recorded: refusal.recorded }
     }
 }
 

@@ -69,7 +69,7 @@ async fn auth(State(gate): State<Gate>, headers: HeaderMap) -> Response {
     match answer {
         Ok(verified) => allowed(&verified),
         Err(No::Token(denied)) if denied.is_temporary() => {
-            tracing::warn!("not answered: {denied}");
+            tracing::debug!("not answered: {denied}");
             (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")]).into_response()
         }
         Err(no) => {

@@ -63,11 +63,12 @@ pub struct News {
 impl Known {
     /// Nothing yet.
     pub fn nothing() -> Self {
-        Self::from_mark(Edge::new())
+        Self::from_marks(VecDeque::from([Mark { edge: Edge::new(), until_s: 0, set_s: 0 }]))
     }
 
-    fn from_mark(edge: Edge) -> Self {
-        let marks = VecDeque::from([Mark { edge: edge.clone(), until_s: 0, set_s: 0 }]);
+    /// Reading begins at the first of them.
+    fn from_marks(marks: VecDeque<Mark>) -> Self {
+        let edge = marks[0].edge.clone();
         Self { pinned: None, edge, revocations: vec![], leaves: BTreeMap::new(), issued: BTreeMap::new(), marks }
     }
 
@@ -98,7 +99,8 @@ impl Known {
         self.revocations.extend(news.revocations.into_iter().filter(|(by, _)| *by >= newer));
         let rolled_back = self.take_leaves(news.leaves);
         for (index, hash, until_s) in news.issued {
-            self.marks.back_mut().expect("there is always one").until_s.max_assign(until_s);
+            let mark = self.marks.iter_mut().rev().find(|mark| mark.edge.size() <= index);
+            mark.expect("the first is where reading begins").lasts(until_s);
             self.issued.insert(index, (hash, until_s));
         }
         self.issued.retain(|_, (_, until_s)| *until_s > now_s);
@@ -133,13 +135,9 @@ impl Known {
     }
 }
 
-trait MaxAssign {
-    fn max_assign(&mut self, other: Self);
-}
-
-impl MaxAssign for u64 {
-    fn max_assign(&mut self, other: Self) {
-        *self = (*self).max(other);
+impl Mark {
+    fn lasts(&mut self, until_s: u64) {
+        self.until_s = self.until_s.max(until_s);
     }
 }
 
@@ -184,13 +182,13 @@ pub struct Store {
 }
 
 /// What `pinned.json` holds. The note is checked again when it is read; the
-/// tree of the mark by what follows it leading to the note's root.
+/// tree of the first mark by what follows it leading to the note's root.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Kept {
     version: u32,
     note: String,
-    mark: String,
+    marks: Vec<(String, u64, u64)>,
     revocations: Vec<(Seq, String)>,
     manifest_leaves: Vec<(Seq, String)>,
     manifests: Vec<String>,
@@ -238,8 +236,16 @@ impl Store {
         }
         let from = |text: &str| BASE64.decode(text).map_err(|e| bad(&e));
         let checkpoint = trust.signed(&kept.note).map_err(|e| bad(&e))?;
-        let mark = Edge::from_bytes(&from(&kept.mark)?).filter(|mark| mark.size() <= checkpoint.size);
-        let mut known = Known::from_mark(mark.ok_or_else(|| bad(&"its tree is malformed"))?);
+        let mut marks = VecDeque::new();
+        for (edge, until_s, set_s) in &kept.marks {
+            let edge = Edge::from_bytes(&from(edge)?).filter(|edge| edge.size() <= checkpoint.size);
+            let edge = edge.ok_or_else(|| bad(&"its tree is malformed"))?;
+            marks.push_back(Mark { edge, until_s: *until_s, set_s: *set_s });
+        }
+        if marks.is_empty() {
+            return Err(bad(&"it has no tree"));
+        }
+        let mut known = Known::from_marks(marks);
         for (by, text) in &kept.revocations {
             let it = Revocation::from_bytes(&from(text)?).map_err(|e| bad(&e))?;
             known.revocations.push((*by, it));
@@ -260,11 +266,10 @@ impl Store {
     /// The disk does not take it.
     pub fn keep(&self, known: &Known, manifests: &[SignedManifest]) -> Result<(), String> {
         let Some((_, note)) = &known.pinned else { return Ok(()) };
-        let mark = known.marks.front().expect("there is always one");
         let kept = Kept {
             version: 0,
             note: note.clone(),
-            mark: BASE64.encode(mark.edge.to_bytes()),
+            marks: known.marks.iter().map(|it| (BASE64.encode(it.edge.to_bytes()), it.until_s, it.set_s)).collect(),
             revocations: known.revocations.iter().map(|(by, it)| (*by, BASE64.encode(it.to_bytes()))).collect(),
             manifest_leaves: known.leaves.values().map(|(at, it)| (*at, BASE64.encode(it.to_bytes()))).collect(),
             manifests: manifests.iter().map(|it| BASE64.encode(it.to_bytes())).collect(),

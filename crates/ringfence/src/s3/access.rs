@@ -82,6 +82,9 @@ impl S3Access for Authenticate {
         };
         match authenticate(credential, &self.at.keys, scope.origin().clone()) {
             Ok(caller) => {
+                if let Some(id) = caller.key_id().filter(|_| caller.session().is_none()) {
+                    self.at.key_use.used(id, self.at.clock.now_us());
+                }
                 scope.is(caller);
                 built(op, foreign)
             }

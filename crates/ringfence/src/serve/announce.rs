@@ -57,6 +57,9 @@ pub fn announce(installation: &Installation, first_start: bool, output: &Output)
     for warning in installation.session_key_warnings() {
         output.warn(&warning);
     }
+    for warning in installation.key_warnings() {
+        output.warn(&warning);
+    }
     if first_start {
         output.warn(
             "lost keys are lost data. Back them up now, and keep the file elsewhere: \

@@ -141,6 +141,13 @@ impl State {
         &self.name
     }
 
+    /// The size of the newest checkpoint that it cosigned of a log it watches.
+    #[cfg(test)]
+    pub fn seen(&self, origin: &str) -> Option<u64> {
+        let latest = |standing: &Standing| standing.latest.as_ref().map_or(0, |(latest, _)| latest.size);
+        self.logs.get(origin).map(|watched| latest(&standing(watched)))
+    }
+
     /// Cosigns a checkpoint if it extends the last one: the line to answer
     /// with. Blocks; requests for one log wait for each other. `now_s` is
     /// asked when it is signed.
