@@ -564,11 +564,18 @@ def test_a6_no_secret_lies_in_a_file_a_metric_or_a_log_line(world, session):
     """Canaries: everything secret of a few sessions, looked for everywhere."""
     server = world.server
     evidence = world.idps["acme"].token("canary-of-a6")
-    mine = world.ask(evidence).session
+    issued = world.ask(evidence)
+    mine = issued.session
     assert world.ask(evidence, method="GET").status == 200, "a token in the query is the same secret"
-    mine.raw(server, "GET", DATA, "k")
-    mine.but(key=Key(mine.key.id, "wrong" * 8)).raw(server, "GET", DATA, "k")
-    server.presigned("GET", DATA, "k", query=[("X-Amz-Security-Token", mine.token)], signer=Signer(mine.key))
+    answers = [
+        issued,
+        mine.raw(server, "GET", DATA, "k"),
+        mine.but(key=Key(mine.key.id, "wrong" * 8)).raw(server, "GET", DATA, "k"),
+        server.presigned("GET", DATA, "k", query=[("X-Amz-Security-Token", mine.token)], signer=Signer(mine.key)),
+        assume_role(server, arn("acme", "reader"), mine.signer()),
+        assume_role(server, arn("acme", "nothing"), mine.signer()),
+        world.ask(evidence, role="admin"),
+    ]
     mine.but(token=mine.token[:-3] + "AAA").raw(server, "GET", DATA, "k")
     world.ask(evidence[:-4] + "AAAA")
     secrets = {
@@ -582,6 +589,8 @@ def test_a6_no_secret_lies_in_a_file_a_metric_or_a_log_line(world, session):
     places = {"metrics": server.admin("/metrics").body, "log lines": server.log_text().encode()}
     places |= {str(p): p.read_bytes() for p in server.data.rglob("*") if p.is_file() and p.name != "credentials"}
     places["what its process was started with"] = open(f"/proc/{server.process.pid}/cmdline", "rb").read()
+    # Records are sealed where they lie: the opened ones are looked through too.
+    places |= {f"the record of answer {n}": world.reason(answer).encode() for n, answer in enumerate(answers)}
     for what, secret in secrets.items():
         for place, content in places.items():
             assert secret.encode() not in content, f"the {what} lies in {place}"

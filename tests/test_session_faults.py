@@ -196,6 +196,9 @@ def test_a2_a_foreign_key_in_a_key_set_opens_nothing_in_another_realm(world, lia
     assert own.status == 200, own
     for token in (acme.token(key=common.keys[0]), common.token(iss=acme.url), acme.token(iss=common.url)):
         assert world.ask(token).status in (400, 403)
+    told = [alarm for alarm in world.alarms("JWKS_CHANGED") if alarm["tenant"] == "globex"]
+    assert acme.key().thumbprint() in json.dumps(told), "and a person is told"
+    common.keys = common.keys[:1]
 
 
 def test_a_provider_that_is_down_stops_nobody_whose_key_is_known(world, liars):
