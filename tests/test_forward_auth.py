@@ -112,6 +112,12 @@ def ask(world, token=None, scheme="Bearer", shown=None, url=URL, method="GET", q
     return send(world.auth_port, "GET", f"/auth{query}", given + list(headers.items()))
 
 
+def restart(world):
+    """Proofs of the second of the start are refused: goes on in a later one."""
+    world.server.restart()
+    time.sleep(1.1)
+
+
 def record(world, answer):
     said = world.server.cli_json("log", "show", answer.headers["x-ringfence-request-id"])
     return said["records"][0] if "records" in said else said
@@ -363,10 +369,47 @@ def test_changed_tokens_are_nobodys(world, bearer):
 def test_a_proof_from_before_a_restart_is_not_taken_after_it(world, key, bound):
     old = proof(key, token=bound)
     assert ask(world, bound, "DPoP", old).status == 200
-    world.server.restart()
-    time.sleep(1.1)
+    restart(world)
     refused(ask(world, bound, "DPoP", old), "DPoP", "invalid_dpop_proof")
     assert ask(world, bound, "DPoP", proof(key, token=bound)).status == 200
+
+
+@pytest.fixture(params=["traefik", "envoy"])
+def other_proxy(world, request):
+    """The same installation behind another kind of proxy; asks in its words."""
+
+    def ask_as(token, shown=None, method="GET", uri="/reports/1?q=1&role=worker", role="reader", **more):
+        given = {"Authorization": f"{'DPoP' if shown else 'Bearer'} {token}", "X-Forwarded-Proto": "https"} | ({"DPoP": shown} if shown else {})
+        given["X-Forwarded-For"] = "203.0.113.1, 192.0.2.7"
+        if request.param == "envoy":
+            given |= {"Host": "files.example"} | ({"X-Ringfence-Roles": role} if role else {})
+            return send(world.auth_port, method, f"/auth{uri}", given | more)
+        given |= {"X-Forwarded-Method": method, "X-Forwarded-Host": "files.example", "X-Forwarded-Uri": uri}
+        return send(world.auth_port, "GET", f"/auth?role={role}" if role else "/auth", given | more)
+
+    world.server.env["RINGFENCE__AUTH__PROXY"] = request.param
+    restart(world)
+    yield ask_as
+    del world.server.env["RINGFENCE__AUTH__PROXY"]
+    restart(world)
+
+
+def test_other_proxies_ask_in_their_own_words(world, other_proxy, key):
+    token = exchange(world, role="reader").json["access_token"]
+    good = other_proxy(token)
+    assert good.status == 200 and good.headers["x-ringfence-role"] == "reader", good
+    on_record = record(world, good)
+    assert on_record["resource"]["detail"] == f"GET {URL}" and on_record["subject"]["source"] == "192.0.2.7"
+    assert other_proxy(token, role=None).status == 200
+    assert other_proxy(token, role="worker").status == 403, "whatever the client's own query says"
+    bound = exchange(world, role="reader", headers={"DPoP": proof(key, "POST", f"http://127.0.0.1:{world.auth_port}/token")})
+    bound = bound.json["access_token"]
+    for method in ("GET", "DELETE"):
+        shown = proof(key, method, URL, bound)
+        assert other_proxy(bound, shown, method).status == 200
+        refused(other_proxy(bound, shown, method), "DPoP", "invalid_dpop_proof")
+    elsewhere = {"X-Original-URL": "https://other.example/x", "X-Original-Method": "GET"}
+    refused(other_proxy(bound, proof(key, "GET", "https://other.example/x", bound), **elsewhere), "DPoP", "invalid_dpop_proof")
 
 
 def test_the_log_verifies(world):
