@@ -43,6 +43,7 @@ def world():
     port = free_port()
     with sts.world(more=f'\n[auth]\naddr = "127.0.0.1:{port}"\n') as made:
         made.auth_port = port
+        time.sleep(1.1)  # Proofs of the second of the start are refused.
         yield made
 
 
@@ -113,7 +114,7 @@ def ask(world, token=None, scheme="Bearer", shown=None, url=URL, method="GET", q
 
 
 def restart(world):
-    """Proofs of the second of the start are refused: goes on in a later one."""
+    """Goes on in a second after that of the start."""
     world.server.restart()
     time.sleep(1.1)
 
