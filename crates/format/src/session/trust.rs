@@ -63,6 +63,11 @@ impl Trust {
         &self.policy
     }
 
+    /// The key that signs a realm's manifests.
+    pub fn root(&self, realm: &Realm) -> Option<&PublicKey> {
+        self.roots.get(realm)
+    }
+
     /// The manifest of each realm.
     pub fn manifests(&self) -> impl Iterator<Item = &SignedManifest> {
         self.manifests.values()

@@ -43,7 +43,7 @@ impl View {
     fn new(known: Known, trust: &Trust, kept: &[SignedManifest]) -> Self {
         let (mut manifests, mut missing) = (vec![], BTreeMap::new());
         let kept = kept.iter().filter(|manifest| trust.has_root_of(manifest));
-        let candidates: Vec<_> = trust.manifests().iter().chain(kept).map(|it| (it.manifest.sha256(), it)).collect();
+        let candidates: Vec<_> = trust.manifests().chain(kept).map(|it| (it.manifest.sha256(), it)).collect();
         for (realm, (_, leaf)) in &known.leaves {
             let found = candidates.iter().find(|(hash, it)| *hash == leaf.sha256 && it.manifest.realm == *realm);
             match found {

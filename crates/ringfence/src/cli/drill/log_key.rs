@@ -14,8 +14,8 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::get;
-use ringfence_format::session::{Issued, KeySet, Purpose, Revocations, SessionToken};
-use ringfence_format::witness::{NotMet, Quorum, WitnessKey};
+use ringfence_format::session::{Purpose, Refusal, SessionToken, Trust};
+use ringfence_format::witness::{Quorum, WitnessKey};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -68,7 +68,7 @@ impl Drill<'_> {
 struct Scene {
     log: DrillLog,
     realm: DrillRealm,
-    keys: KeySet,
+    trust: Trust,
     quorum: Quorum,
     witnesses: Vec<(String, Child)>,
     served: Served,
@@ -99,8 +99,8 @@ impl Scene {
         let http = reqwest::Client::builder().no_proxy().timeout(WAIT).build().map_err(Failure::internal)?;
         let served = Served::default();
         let home = serve_files(served.clone()).await?;
-        let keys = realm.keys();
-        Ok(Self { log, realm, keys, quorum, witnesses, served, home, http, folder })
+        let trust = realm.trust_file(log.key(), &quorum).parse().map_err(Failure::internal)?;
+        Ok(Self { log, realm, trust, quorum, witnesses, served, home, http, folder })
     }
 
     /// A session that is issued as it must be: logged, witnessed, then given.
@@ -137,15 +137,9 @@ impl Scene {
     }
 
     /// What an outsider does with the public keys: nothing is asked of anybody.
-    fn verify(&self, token: &str) -> Result<(), String> {
-        let token = SessionToken::parse(token).map_err(|e| e.to_string())?;
-        let signed = token.check_signature(&self.keys, Purpose::Api, &realm::site(), now_s());
-        let signed = signed.map_err(|e| e.to_string())?;
-        let note = signed.receipt().map(|receipt| receipt.checkpoint.clone()).unwrap_or_default();
-        let cosigned = self.quorum.met_by(&note, self.log.key()).map_err(|e: NotMet| e.to_string())?;
-        let issued = Issued::Root(cosigned.checkpoint.size, &cosigned.checkpoint.root);
-        let verified = signed.check_issued(issued, &self.keys, &Revocations::default());
-        verified.map(drop).map_err(|e| e.to_string())
+    fn verify(&self, token: &str) -> Result<(), Refusal> {
+        let report = self.trust.verify_offline(token, Purpose::Api, &realm::site(), now_s());
+        report.session.map(drop)
     }
 
     /// Shows a history that the log's key signed to every witness.
@@ -178,7 +172,7 @@ impl Scene {
         let begun = Instant::now();
         let judged = self.verify(forged);
         let after = begun.elapsed().as_millis();
-        let for_its_quorum = judged.as_ref().is_err_and(|why| why.contains("witnesses"));
+        let for_its_quorum = matches!(judged, Err(Refusal::Quorum(_)));
         Step {
             name,
             holds: HOLDS,

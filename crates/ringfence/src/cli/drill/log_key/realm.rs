@@ -3,13 +3,12 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use ringfence_format::checkpoint::VerifierKey;
 use ringfence_format::leaf::{Hash, ISSUANCE, MANIFEST, PublicEntry};
 use ringfence_format::names::{Principal, Realm, SiteId, Tenant};
 use ringfence_format::session::{
-    Claims, IssuanceDraft, KeyRow, KeySet, Manifest, PathHash, PublicKey, Purpose, Receipt, SessionToken,
-    SignedManifest, Sites,
+    Claims, IssuanceDraft, KeyRow, Manifest, PathHash, PublicKey, Purpose, Receipt, SessionToken, SignedManifest,
+    Sites, Trust,
 };
 use ringfence_format::witness::Quorum;
 
@@ -82,11 +81,6 @@ impl DrillRealm {
         Ok(Self { root, issuer, admission, manifest: SignedManifest { manifest, signature } })
     }
 
-    /// What an outsider checks sessions by.
-    pub fn keys(&self) -> KeySet {
-        KeySet::new([&self.manifest.manifest])
-    }
-
     /// The manifest's place in the log.
     pub fn manifest_leaf(&self) -> PublicEntry {
         PublicEntry { kind: MANIFEST, bytes: self.manifest.leaf().to_bytes() }
@@ -150,14 +144,13 @@ impl DrillRealm {
 
     /// What a gateway elsewhere is told to believe.
     pub fn trust_file(&self, log: &VerifierKey, quorum: &Quorum) -> String {
-        let mut text = format!("ringfence-trust v0\nlog {log}\n");
+        let mut policy = format!("log {log}\n");
         for (number, witness) in (1..).zip(quorum.witnesses()) {
-            text.push_str(&format!("witness w{number} {witness}\n"));
+            policy.push_str(&format!("witness w{number} {witness}\n"));
         }
         let members: Vec<_> = (1..=quorum.witnesses().len()).map(|number| format!("w{number}")).collect();
-        text.push_str(&format!("group all-of-us {} {}\nquorum all-of-us\n", quorum.k(), members.join(" ")));
-        let manifest = BASE64.encode(self.manifest.to_bytes());
-        text + &format!("root {} {}\nmanifest {manifest}\n", realm(), self.root.public())
+        policy.push_str(&format!("group all-of-us {} {}\nquorum all-of-us\n", quorum.k(), members.join(" ")));
+        Trust::text(&policy, [(&realm(), &self.root.public())], [&self.manifest], [])
     }
 }
 
