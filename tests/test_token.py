@@ -12,8 +12,10 @@ import time
 import pytest
 
 import paseto
+import sts
 import thief
 import tlog
+import witness
 from harness import BINARY, clean_env
 from sigv4 import until
 from sts import allow, arn, assume_role, policy
@@ -315,3 +317,42 @@ def test_the_proof_of_a_token_verifies_as_a_proof_of_any_transparency_log(world,
 
 def test_without_a_receipt_there_is_no_proof(desk, session):
     desk.run("proof", token=session.parsed.but(receipt=None).text, check=1)
+
+
+# --- witnesses; last, for it changes the installation ----------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cosigned(world, desk):
+    """A session whose receipt two witnesses cosigned, and the trust file that asks for both."""
+    vkey = (world.server.data / "log" / "log.vkey").read_text()
+    watching = [witness.Witness(vkey, f"witness.example/{n}").start() for n in range(2)]
+    try:
+        world.more += "".join(sts.table("witness", key=one.vkey, url=one.url) for one in watching)
+        world.configure(world.config())
+        world.server.cli("log", "witnesses", "--require", "2", *[part for one in watching for part in ("--witness", one.vkey)])
+        desk.export("witnessed.trust")
+        lines_of = lambda text: sum("witness.example/" in line for line in text.splitlines())  # noqa: E731
+        yield until(lambda: (s := world.session()) and lines_of(s.parsed.receipt.checkpoint) == 2 and s, "cosigned receipts", 30)
+    finally:
+        for one in watching:
+            one.remove()
+
+
+def test_the_trust_file_asks_for_the_quorum_in_force(desk, cosigned):
+    text = (desk.folder / "witnessed.trust").read_text()
+    assert "group witnesses 2 w1 w2\nquorum witnesses\n" in text
+    steps = desk.verify(cosigned.token, trust="witnessed.trust")["steps"]
+    assert all(f"witness.example/{n}" in steps[2]["detail"] for n in range(2))
+    note = cosigned.parsed.receipt.checkpoint
+    for n in range(2):
+        fewer = "".join(line for line in note.splitlines(keepends=True) if f"witness.example/{n}" not in line)
+        desk.refused(cosigned.parsed.received(checkpoint=fewer).text, "checkpoint", trust="witnessed.trust", why="not met")
+        assert desk.verify(cosigned.parsed.received(checkpoint=fewer).text)["verified"], "the older file asked for none"
+
+
+def test_show_says_who_claims_to_have_cosigned_and_when(desk, cosigned):
+    said = json.loads(desk.run("show", "--json", token=cosigned.token, check=0).stdout)
+    assert {one["name"] for one in said["receipt"]["cosigned"]} == {"witness.example/0", "witness.example/1"}
+    assert all(abs(one["at_ms"] / 1000 - time.time()) < 60 for one in said["receipt"]["cosigned"]), said
+    assert "by witness.example/0 at 20" in desk.run("show", token=cosigned.token, check=0).stdout
