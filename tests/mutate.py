@@ -143,7 +143,7 @@ def outcome(done):
         return "SURVIVED", ""
     if "error[E" in done.stdout or "could not compile" in done.stdout:
         return "DID NOT COMPILE", done.stdout
-    failed = [line.strip() for line in done.stdout.splitlines() if line.startswith("    ") and " " not in line.strip()]
+    failed = [line.strip() for line in done.stdout.splitlines() if line.startswith("    ") and line.strip().replace("::", "").isidentifier()]
     return "killed", next(iter(dict.fromkeys(failed)), "")
 
 

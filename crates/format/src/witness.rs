@@ -104,6 +104,20 @@ pub fn with_cosignatures(note: &str, lines: &str) -> String {
     }
 }
 
+/// What a note says of itself: its checkpoint, and each name that stands under
+/// it, with the time where the line is as long as a cosignature. Nothing of it
+/// is verified: to show, never to decide by.
+pub fn claimed(note: &str) -> Result<(Checkpoint, Vec<(String, Option<u64>)>), BadCheckpoint> {
+    let (text, signatures) = parts(note)?;
+    // Before time and signature stand 4 bytes of the key's id.
+    let time_s = |bytes: &[u8]| match bytes.len() == 4 + COSIGNATURE_BYTES {
+        true => bytes[4..].first_chunk().map(|time| u64::from_be_bytes(*time)),
+        false => None,
+    };
+    let names = signatures.iter().map(|(name, bytes)| ((*name).to_owned(), time_s(bytes))).collect();
+    Ok((Checkpoint::from_text(text)?, names))
+}
+
 /// What a witness signs: that it saw this at that time.
 pub fn message(time_s: u64, note_text: &str) -> String {
     format!("cosignature/v1\ntime {time_s}\n{note_text}")

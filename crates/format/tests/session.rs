@@ -359,7 +359,6 @@ fn only_the_one_form_of_a_token_is_read() {
         ("a separator in a name", change("acme", "ac|me")),
         ("unknown purpose", change("sts-session", "sts")),
         ("confirmation with a space", change("ASIAABCD", "ASIA BCD")),
-        ("empty confirmation", change("ASIAABCDEFGHIJKLMNOP", "")),
         ("payload too long", change("ASIAABCDEFGHIJKLMNOP", &"A".repeat(PAYLOAD_BYTES_MAX))),
         ("a parent without role", change("null", "\"3.0505050505050505\"")),
         ("a parent written otherwise", change("null", "\"03.0505050505050505.writer\"")),
@@ -369,6 +368,7 @@ fn only_the_one_form_of_a_token_is_read() {
         assert!(SessionToken::parse(&bad).is_err(), "{what}");
     }
     assert!(SessionToken::parse(text).is_ok());
+    assert!(SessionToken::parse(&change("ASIAABCDEFGHIJKLMNOP", "")).is_ok(), "a bearer token is bound to nothing");
     assert!(SessionToken::parse(paseto).is_ok_and(|token| token.receipt().is_none()));
     let long_path = Forge { receipt: |receipt| receipt.path = vec![receipt.path[0]; 65], ..Forge::default() };
     assert!(SessionToken::parse(&long_path.make().text).is_err(), "a path longer than any tree is high");

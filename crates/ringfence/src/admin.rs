@@ -19,4 +19,5 @@ mod session_keys;
 mod sites;
 pub mod socket;
 pub mod tenants;
+mod trust;
 mod witnesses;

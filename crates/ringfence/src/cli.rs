@@ -16,6 +16,8 @@ mod output;
 mod passphrase;
 mod revoke;
 mod session_keys;
+mod token;
+mod trust;
 mod witnesses;
 
 use std::net::SocketAddr;
@@ -30,6 +32,8 @@ pub(crate) use offline::public_json;
 pub use output::Output;
 use revoke::RevokeCommand;
 use session_keys::{ManifestCommand, RootCommand};
+use token::TokenCommand;
+use trust::TrustCommand;
 
 /// One S3 endpoint over your private sites and public clouds: policy decides
 /// what may ever leave home, keys stay at home, every access is provable.
@@ -115,6 +119,12 @@ enum Command {
     /// End sessions before their time.
     #[command(subcommand)]
     Revoke(RevokeCommand),
+    /// Explain and check session tokens, offline.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// What others need to check session tokens without us.
+    #[command(subcommand)]
+    Trust(TrustCommand),
     /// Tenants: each owns its buckets and sees no others.
     #[command(subcommand)]
     Tenant(TenantCommand),
@@ -444,6 +454,7 @@ fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Witness(arguments) => crate::witness::server::run(&arguments, output),
         Command::Gateway(arguments) => crate::gateway::run(&common, &arguments, output),
         Command::Recover => offline::recover(&common, output),
+        Command::Token(command) => token::run(&common, command, output),
         Command::Keys(KeysCommand::Restore { file }) => offline::keys_restore(&common, &file, output),
         Command::Config(ConfigCommand::Check { file }) => offline::config_check(&common, file, output),
         Command::Config(ConfigCommand::Schema) => offline::config_schema(output),

@@ -8,6 +8,7 @@ mod keyrings;
 mod policies;
 mod proofs;
 mod s3;
+mod sessions;
 mod settings;
 mod sites;
 mod sts;
@@ -40,6 +41,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("proofs", |_, bytes| proofs::proofs(bytes)),
     ("records", |_, bytes| sites::records(bytes)),
     ("requests", s3::requests),
+    ("sessions", |_, bytes| sessions::sessions(bytes)),
     ("settings", |_, bytes| settings::settings(bytes)),
     ("sites", |_, bytes| sites::sites(bytes)),
     ("sts", sts::sts),

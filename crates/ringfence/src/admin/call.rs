@@ -44,6 +44,8 @@ pub enum Call {
     RevokeLift { index: u64, reason: Option<String> },
     /// Every revocation.
     RevokeList {},
+    /// The public trust file: what judges sessions offline.
+    TrustExport {},
     /// The configured sites.
     SiteList {},
     /// What a site can really do.

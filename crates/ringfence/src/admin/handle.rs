@@ -9,7 +9,7 @@ use ringfence_store::SweepMode;
 use serde_json::Value;
 
 use super::call::{Call, Progress};
-use super::{alarms, cuts, data, drill, keys, logs, policy, revoke, session_keys, sites, tenants, witnesses};
+use super::{alarms, cuts, data, drill, keys, logs, policy, revoke, session_keys, sites, tenants, trust, witnesses};
 use crate::cli::{Failure, Kind};
 use crate::installation::Installation;
 
@@ -65,6 +65,7 @@ async fn after_record(
         Call::ManifestShow { realm } => session_keys::show(installation, realm.as_deref()),
         Call::RootAdopt { text } => session_keys::adopt(installation, &receipt, &text).await,
         Call::RevokeList {} => revoke::list(installation),
+        Call::TrustExport {} => trust::export(installation).await,
         Call::SiteList {} => Ok(sites::list(installation)),
         Call::SiteCheck { site } => sites::check(installation, site.as_deref(), progress).await,
         Call::PolicyShow {} => Ok(policy::show(installation)),
@@ -178,6 +179,7 @@ fn ask(installation: &Installation, call: &Call) -> Result<Ask, Failure> {
             detailed(Ask::on_installation("admin:RevokeLift"), format!("#{index}{why}"))
         }
         Call::RevokeList {} => Ask::on_installation("admin:RevokeList"),
+        Call::TrustExport {} => Ask::on_installation("admin:TrustExport"),
         Call::SiteList {} => Ask::on_installation("admin:SiteList"),
         Call::SiteCheck { site } => detailed(Ask::on_installation("admin:SiteCheck"), site.clone().unwrap_or_default()),
         Call::PolicyShow {} => Ask::on_installation("admin:PolicyShow"),

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::output::human_bytes;
 use super::{
     AlarmCommand, Command, Common, Failure, KeyCommand, KeysCommand, Kind, LogCommand, Output, PolicyCommand,
-    SiteCommand, TenantCommand, alarms, connect, cuts, passphrase, revoke, session_keys, witnesses,
+    SiteCommand, TenantCommand, alarms, connect, cuts, passphrase, revoke, session_keys, trust, witnesses,
 };
 use crate::admin::call::{Call, Erase};
 
@@ -38,6 +38,7 @@ pub fn run(common: &Common, command: Command, output: &Output) -> Result<(), Fai
         Command::Keys(KeysCommand::Manifest(command)) => session_keys::manifest(common, command, output),
         Command::Keys(KeysCommand::Root(command)) => session_keys::root(common, command, output),
         Command::Revoke(command) => revoke::run(common, command, output),
+        Command::Trust(command) => trust::run(common, command, output),
         Command::Tenant(command) => tenant(common, command, output),
         Command::Scrub => scrub(common, output),
         Command::Sweep { dry_run, confirm_recovered } => sweep(common, dry_run, confirm_recovered, output),
@@ -45,6 +46,7 @@ pub fn run(common: &Common, command: Command, output: &Output) -> Result<(), Fai
         Command::Serve(_)
         | Command::Gateway(_)
         | Command::Recover
+        | Command::Token(_)
         | Command::Config(_)
         | Command::Demo { .. }
         | Command::Drill(_)
