@@ -225,8 +225,10 @@ def test_a7_with_the_logs_key_a_thief_shows_a_gateway_another_history_in_vain(po
     entry = b"\x02" + bytes(32) + paseto.cbor({0: draft, 1: bytes.fromhex(paseto.kid_of(admits.public_key())), 2: admission})
     vkey = (world.server.data / "log" / "log.vkey").read_text()
     log = tlog.verify(tlog.Http(relay.target + "/log"), vkey)
-    # A history that differs in its last record, and goes on with his.
-    entries = [*log.entries[:-1], b"\x01" + bytes(32), entry, *[b"\x01" + bytes([n]) * 32 for n in range(8)]]
+    # A history that differs in a record that the gateway has read for sure, and
+    # goes on with his.
+    early = next(n for n, one in enumerate(log.entries) if one[0] == tlog.ACCESS)
+    entries = [*log.entries[:early], b"\x01" + bytes(32), *log.entries[early + 1 :], entry, *[b"\x01" + bytes([n]) * 32 for n in range(8)]]
     leaves = [tlog.leaf_hash(one) for one in entries]
     at = len(log.entries)
     name = tlog.VerifierKey.parse(vkey)
