@@ -1,6 +1,8 @@
 //! What does a session cost a gateway: with a checkpoint that it has verified
 //! before, and with one that is new (the log's signature and three witnesses')?
 
+#![allow(missing_docs)] // `criterion_group!` makes a function without
+
 #[path = "../tests/support/mod.rs"]
 mod support;
 

@@ -247,6 +247,12 @@ async fn abort_uploads(installation: &Installation, days: u32) -> Result<(), Fai
     Ok(())
 }
 
+/// Fetches the keys of identity providers that are missing or old.
+async fn issuers(installation: &Installation) -> Result<(), Failure> {
+    installation.issuers().refresh(installation.clock().now_us() / 1_000_000).await;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use ringfence_access::caller::{Origin, VerifiedSignature, authenticate};
@@ -288,10 +294,4 @@ mod tests {
         assert_eq!(at.log.lookup(last).expect("on record").core.op.0, "system:AbortStaleUpload");
         at.close().await;
     }
-}
-
-/// Fetches the keys of identity providers that are missing or old.
-async fn issuers(installation: &Installation) -> Result<(), Failure> {
-    installation.issuers().refresh(installation.clock().now_us() / 1_000_000).await;
-    Ok(())
 }

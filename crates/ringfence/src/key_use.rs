@@ -103,7 +103,7 @@ impl Installation {
             let why = nag(&key.row, self.key_use.last_ms(&key.row.id), self.clock.now_us())?;
             Some(format!("static key `{}` of tenant `{}` is {why}", key.row.id, key.row.tenant))
         };
-        keys.iter().filter_map(|key| about(key)).collect()
+        keys.iter().filter_map(about).collect()
     }
 
     /// Sets the age of the oldest static key that works.

@@ -336,10 +336,10 @@ fn a_state_that_is_damaged_or_of_another_log_is_not_used() {
         bad[at] ^= 0x15;
         disk.replace(file, &bad, ringfence_db::disk::Durable::Yes).unwrap();
         // Either it is seen at once, or it cannot lead to what home shows.
-        if let Ok(gateway) = open_at(&home, &disk, NOW_S) {
-            if let Err(refused) = runtime.block_on(gateway.follower.step()) {
-                assert!(matches!(refused, NotFollowed::Home(_)), "{at}: {refused}");
-            }
+        if let Ok(gateway) = open_at(&home, &disk, NOW_S)
+            && let Err(refused) = runtime.block_on(gateway.follower.step())
+        {
+            assert!(matches!(refused, NotFollowed::Home(_)), "{at}: {refused}");
         }
     }
 }

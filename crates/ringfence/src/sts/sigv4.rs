@@ -7,7 +7,7 @@
 //! part of the signing key, so that a signature for `s3` is worth nothing here
 //! and the other way round.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
@@ -273,7 +273,7 @@ fn in_time(at_s: u64, now_s: u64) -> Result<(), StsError> {
 }
 
 fn text(at_s: u64) -> String {
-    let at: OffsetDateTime = SystemTime::from(UNIX_EPOCH + Duration::from_secs(at_s)).into();
+    let at: OffsetDateTime = (UNIX_EPOCH + Duration::from_secs(at_s)).into();
     at.format(format_description!("[year][month][day]T[hour][minute][second]Z")).unwrap_or_default()
 }
 

@@ -280,7 +280,8 @@ fn the_key_must_fit_what_it_is_used_for() {
         jwk.as_object_mut().expect("an object").remove("kid");
         jwk
     };
-    let rows: Vec<(Vec<Value>, Option<&str>, Result<(), Reason>)> = vec![
+    type Row = (Vec<Value>, Option<&'static str>, Result<(), Reason>);
+    let rows: Vec<Row> = vec![
         (vec![with("alg", json!("RS256"))], Some("k1"), Ok(())),
         (vec![with("alg", json!("PS256"))], Some("k1"), Err(Reason::KeyUnfit)),
         (vec![with("alg", json!("RSA-OAEP"))], Some("k1"), Err(Reason::KeyUnfit)),
