@@ -14,7 +14,6 @@ import uuid
 import pytest
 
 import paseto
-import sts
 import thief
 import tlog
 from idp import SigningKey
