@@ -354,8 +354,8 @@ def test_a6_a_crash_leaves_no_core(new_server, tmp_path, how):
     core = next(line for line in pathlib.Path(f"/proc/{pid}/limits").read_text().splitlines() if line.startswith("Max core"))
     assert core.split()[4:6] == ["0", "0"], core
     # Rust's own handler takes the first SIGSEGV that no fault caused.
-    server.process.send_signal(how)
-    server.stop(how)
+    until(lambda: server.process.send_signal(how) or server.process.poll() is not None, "it to crash", 20, 0.1)
+    assert server.stop() == -how
     assert not [p for folder in (tmp_path, server.data) for p in folder.rglob("core*")]
 
 
@@ -435,7 +435,8 @@ def test_a7_a_witness_is_killed_at_bad_moments_and_never_signs_two_histories(wit
     world.session()
     log = published(world)
     key, name = thief.log_key(world.server.data), tlog.VerifierKey.parse(vkey(world)).name
-    other = [*log.leaves[:-1], tlog.leaf_hash(b"\x01" + bytes(32))]
+    # It differs where this witness has looked for sure; it may lag by a record.
+    other = [tlog.leaf_hash(b"\x01" + bytes(32)), *log.leaves[1:]]
 
     def signed(leaves):
         text = f"{name}\n{len(leaves)}\n{paseto.base64.b64encode(tlog.root_of(leaves)).decode()}\n"

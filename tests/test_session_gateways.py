@@ -27,18 +27,12 @@ from test_session_services import SERVICE, Holder, Port
 def manifests(world, realm):
     """Root and manifest of a realm, as a trust file has them."""
     shown = world.server.cli_json("keys", "manifest", "show", "--realm", realm)
-    text = shown["manifest"]["text"]
-    body = base64.b64decode("".join(text.split("\n")[1:]))
-    roots = [root["public"] for root in shown["roots"]]
-    return [f"root {realm} {root}" for root in roots] + [f"manifest {realm_text(body)}"]
-
-
-def realm_text(body):
-    return paseto.b64(body)
+    body = "".join(shown["manifest"]["text"].split("\n")[1:])  # A title, then base64 in lines.
+    return [f"root {realm} {root['public']}" for root in shown["roots"]] + [f"manifest {body}"]
 
 
 def trust(world, witnesses=(), k=0):
-    lines = [f"log {(world.server.data / 'log' / 'log.vkey').read_text().strip()}"]
+    lines = ["ringfence-trust v0", f"log {(world.server.data / 'log' / 'log.vkey').read_text().strip()}"]
     lines += [f"witness w{n} {one.vkey}" for n, one in enumerate(witnesses)]
     lines += [f"group g {k} {' '.join(f'w{n}' for n in range(len(witnesses)))}", "quorum g"] if witnesses else ["quorum none"]
     for realm in sorted(set(world.TENANTS.values())):
@@ -85,7 +79,7 @@ class Gateway:
 
     def start(self):
         command = [
-            str(BINARY), "gateway", "--trust", str(self.file), "--home", self.home_url, "--site", self.site, "--most", str(self.most),
+            str(BINARY), "gateway", "--trust", str(self.file), "--home", self.home_url, "--site", self.site, "--most", str(self.most), "--proxy", "traefik",
             "--listen", f"127.0.0.1:{self.port}", "--state", str(self.folder / "state"),
         ]  # fmt: skip
         self.log = open(self.folder / "stderr", "ab")
@@ -132,6 +126,8 @@ class Gateway:
 def port():
     number = free_port()
     with sts.world(more=f'\n[auth]\naddr = "127.0.0.1:{number}"\nproxy = "traefik"\n') as world:
+        began = int(time.time())
+        until(lambda: int(time.time()) > began, "the next second, as proofs need it", 3)
         yield Port(world, number)
 
 
@@ -158,8 +154,14 @@ def test_a_gateway_answers_without_asking_home_for_each_request(port, gateway, b
     assert answer.headers["x-ringfence-principal"] == "acme-idp--svc"
     mine = Holder()
     bound = port.token(mine)
-    proof = mine.proof("GET", f"{SERVICE}/a", bound)
-    assert gateway.ask(bound, "DPoP", proof).status == 200
+    proofs = []
+
+    def good():  # Proofs of the second in which it started are refused.
+        proofs.append(mine.proof("GET", f"{SERVICE}/a", bound))
+        return gateway.ask(bound, "DPoP", proofs[-1]).status == 200
+
+    until(good, "a fresh proof to be good", 5, 0.2)
+    proof = proofs[-1]
     assert gateway.ask(bound, "DPoP", proof).status == 401, "once"
     assert gateway.ask(bound).status == 401, "not without its proof"
 
@@ -225,8 +227,10 @@ def test_a7_with_the_logs_key_a_thief_shows_a_gateway_another_history_in_vain(po
     entry = b"\x02" + bytes(32) + paseto.cbor({0: draft, 1: bytes.fromhex(paseto.kid_of(admits.public_key())), 2: admission})
     vkey = (world.server.data / "log" / "log.vkey").read_text()
     log = tlog.verify(tlog.Http(relay.target + "/log"), vkey)
-    # A history that differs in its last record, and goes on with his.
-    entries = [*log.entries[:-1], b"\x01" + bytes(32), entry, *[b"\x01" + bytes([n]) * 32 for n in range(8)]]
+    # A history that differs in a record that the gateway has read for sure, and
+    # goes on with his.
+    early = next(n for n, one in enumerate(log.entries) if one[0] == tlog.ACCESS)
+    entries = [*log.entries[:early], b"\x01" + bytes(32), *log.entries[early + 1 :], entry, *[b"\x01" + bytes([n]) * 32 for n in range(8)]]
     leaves = [tlog.leaf_hash(one) for one in entries]
     at = len(log.entries)
     name = tlog.VerifierKey.parse(vkey)
@@ -289,15 +293,16 @@ def test_a1_a_gateway_serves_its_own_site_only(port, relay, bearer):
         elsewhere.remove()
 
 
-@pytest.mark.parametrize("what", ["manifest of another root", "no root", "two logs", "a broken line", "an unknown line", "no quorum"])
+@pytest.mark.parametrize("what", ["manifest of another root", "no title", "no root", "two logs", "a broken line", "an unknown line", "no quorum"])
 def test_a4_a_trust_file_that_is_not_whole_is_not_believed(port, relay, what):
     text = trust(port.world)
     lines = text.splitlines()
     foreign = next(line for line in lines if line.startswith("root east"))
     changed = {
         "manifest of another root": text.replace(next(line for line in lines if line.startswith("root home")), foreign.replace("root east", "root home")),
+        "no title": text.replace("ringfence-trust v0\n", ""),
         "no root": "\n".join(line for line in lines if not line.startswith("root home")) + "\n",
-        "two logs": text + "log example.com/other+00000000+AAAA\n",
+        "two logs": text.replace("quorum", lines[1].replace("ringfence", "other", 1) + "\nquorum", 1),
         "a broken line": text.replace("manifest ", "manifest !", 1),
         "an unknown line": text + "trust everybody\n",
         "no quorum": text.replace("quorum none\n", ""),
