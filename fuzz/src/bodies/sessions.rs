@@ -83,6 +83,12 @@ fn trust(text: &str) -> Came {
     let Ok(trust) = text.parse::<Trust>() else { return 0 };
     let signed = TRUSTED.manifests().next().expect("a manifest");
     assert!(trust.manifests().all(|manifest| manifest == signed));
-    assert!(!trust.policy().logs.is_empty() || trust.verify_offline(without_kind(TOKEN), Purpose::StsSession, &"home".parse().expect("a site"), NOW_S).session.is_err());
+    assert!(
+        !trust.policy().logs.is_empty()
+            || trust
+                .verify_offline(without_kind(TOKEN), Purpose::StsSession, &"home".parse().expect("a site"), NOW_S)
+                .session
+                .is_err()
+    );
     1
 }
