@@ -322,6 +322,16 @@ def test_a4_a_trust_file_that_is_not_whole_is_not_believed(port, relay, what):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def test_the_exported_trust_file_is_one_for_gateways(port, relay):
+    world = port.world
+    gateway = Gateway(world, relay.url, file=world.server.cli("trust", "export").stdout)
+    try:
+        gateway.start()
+        until(lambda: gateway.ask(port.token()).status == 200, "a session to be believed", 15)
+    finally:
+        gateway.remove()
+
+
 def test_a7_a_gateway_with_a_quorum_believes_no_checkpoint_without_it(port, relay):
     world = port.world
     watching = [witness.Witness((world.server.data / "log" / "log.vkey").read_text(), f"witness.example/{n}").start() for n in range(2)]
