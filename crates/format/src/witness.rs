@@ -104,18 +104,31 @@ pub fn with_cosignatures(note: &str, lines: &str) -> String {
     }
 }
 
-/// What a note says of itself: its checkpoint, and each name that stands under
-/// it, with the time where the line is as long as a cosignature. Nothing of it
-/// is verified: to show, never to decide by.
-pub fn claimed(note: &str) -> Result<(Checkpoint, Vec<(String, Option<u64>)>), BadCheckpoint> {
-    let (text, signatures) = parts(note)?;
-    // Before time and signature stand 4 bytes of the key's id.
-    let time_s = |bytes: &[u8]| match bytes.len() == 4 + COSIGNATURE_BYTES {
-        true => bytes[4..].first_chunk().map(|time| u64::from_be_bytes(*time)),
-        false => None,
-    };
-    let names = signatures.iter().map(|(name, bytes)| ((*name).to_owned(), time_s(bytes))).collect();
-    Ok((Checkpoint::from_text(text)?, names))
+/// What a note says of itself: to show, never to decide by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// Each name that stands under it, with the time (Unix seconds) where its
+    /// line is as long as a cosignature.
+    pub by: Vec<(String, Option<u64>)>,
+}
+
+impl Claimed {
+    /// Reads a note and verifies nothing of it.
+    ///
+    /// # Errors
+    /// It is not in the form of a signed checkpoint.
+    pub fn of(note: &str) -> Result<Self, BadCheckpoint> {
+        let (text, signatures) = parts(note)?;
+        // Before time and signature stand 4 bytes of the key's id.
+        let time_s = |bytes: &[u8]| match bytes.len() == 4 + COSIGNATURE_BYTES {
+            true => bytes[4..].first_chunk().map(|time| u64::from_be_bytes(*time)),
+            false => None,
+        };
+        let by = signatures.iter().map(|(name, bytes)| ((*name).to_owned(), time_s(bytes))).collect();
+        Ok(Self { checkpoint: Checkpoint::from_text(text)?, by })
+    }
 }
 
 /// What a witness signs: that it saw this at that time.

@@ -45,7 +45,7 @@ targets! {
     proofs_hold = "proofs", 5_000;
     records_hold = "records", 20_000;
     requests_hold = "requests", 1_500;
-    session_tokens_hold = "sessions", 3_000;
+    session_tokens_hold = "sessions", 20_000;
     settings_hold = "settings", 3_000;
     what_sites_say_holds = "sites", 20_000;
     sts_requests_hold = "sts", 2_000;

@@ -1,7 +1,7 @@
 //! What a token says of itself, in words. Nothing here is verified.
 
 use ringfence_format::session::{Claims, Receipt, SessionToken};
-use ringfence_format::witness;
+use ringfence_format::witness::Claimed;
 use serde_json::{Value, json};
 
 use super::super::output::plain;
@@ -128,14 +128,12 @@ fn left(said: &Claims, now_s: u64) -> String {
 }
 
 fn receipt(receipt: &Receipt) -> Value {
-    let (checkpoint, names) = match witness::claimed(&receipt.checkpoint) {
-        Ok((checkpoint, names)) => (Ok(checkpoint), names),
-        Err(bad) => (Err(bad.to_string()), vec![]),
-    };
-    let head = checkpoint.as_ref().ok();
+    let claimed = Claimed::of(&receipt.checkpoint);
+    let head = claimed.as_ref().ok().map(|claimed| &claimed.checkpoint);
     // The log's own line has no time; a witness's has.
-    let cosigned = names
+    let cosigned = claimed
         .iter()
+        .flat_map(|claimed| &claimed.by)
         .filter_map(|(name, time_s)| Some(json!({ "name": name, "at_ms": (*time_s)?.saturating_mul(1000) })));
     json!({
         "index": receipt.index,
@@ -144,7 +142,7 @@ fn receipt(receipt: &Receipt) -> Value {
         "root": head.map(|head| hex::encode(head.root)),
         "path": receipt.path.len(),
         "cosigned": cosigned.collect::<Vec<_>>(),
-        "unreadable": checkpoint.as_ref().err(),
+        "unreadable": claimed.as_ref().err().map(ToString::to_string),
     })
 }
 
