@@ -140,9 +140,22 @@ def test_a7_honest_sessions_raise_nothing(world, session):
     token = mine.parsed
     for changed in (token.but(footer=b"0" * 16), token.but(signature=bytes(64)), token.but(payload=token.payload[:-2] + b'"}')):
         mine.but(token=changed.text).raw(world.server, "GET", DATA, "k")
+    paseto, receipt, _ = mine.token.split("~")
+    for without in (paseto, f"{paseto}~~", f"{paseto}~{world.session().token.split('~')[1]}~"):
+        answer = mine.but(token=without).raw(world.server, "GET", DATA, "k")
+        assert answer.status == 400, "a token counts with its own receipt only"
     short = world.session(life_s=2)
     until(lambda: not short.works(world.server, DATA), "it to end", 6)
     assert {kind: world.counted(kind) for kind in kinds} == before
+
+
+def test_a7_nor_does_a_token_from_before_a_restart(world):
+    mine = world.session()
+    world.server.restart()
+    before = world.counted("SIG_VALID_NOT_ISSUED")
+    assert mine.works(world.server, DATA), "an honest session outlives a restart"
+    answer = mine.but(token=mine.token.split("~")[0] + "~~").raw(world.server, "GET", DATA, "k")
+    assert (answer.status, world.counted("SIG_VALID_NOT_ISSUED")) == (400, before)
 
 
 # --- A1: a key acts in one scope -----------------------------------------------------------------------

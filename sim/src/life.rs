@@ -215,7 +215,7 @@ impl Life {
             created_ms: now_ms,
             disabled_ms: None,
         };
-        let first = TenantRow { name: tenant(), realm: realm(), created_ms: now_ms };
+        let first = TenantRow { name: tenant(), realm: realm(), created_ms: now_ms, default_label: None };
         let _issued = self.store.bootstrap(first, row).await.map_err(|e| e.to_string())?;
         self.load_keys();
         for name in BUCKETS {

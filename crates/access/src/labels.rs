@@ -10,6 +10,7 @@
 //! from what.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use ringfence_format::names::{BucketName, Label, ObjectKey, Tenant};
 use ringfence_format::redo::{LabelSource, Pairs};
@@ -114,10 +115,12 @@ impl PrefixRule {
 }
 
 /// Where labels come from when the object itself does not say one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct LabelRules {
     labels: Labels,
     tenants: BTreeMap<Tenant, Label>,
+    /// What tenants were made with, where the configuration says nothing.
+    told: Arc<RwLock<BTreeMap<Tenant, Label>>>,
     prefixes: Vec<PrefixRule>,
 }
 
@@ -154,7 +157,24 @@ impl LabelRules {
         for label in tenants.values().chain(prefixes.iter().map(|rule| &rule.label)) {
             labels.find(label.as_str())?;
         }
-        Ok(Self { labels, tenants, prefixes })
+        Ok(Self { labels, tenants, told: Arc::default(), prefixes })
+    }
+
+    /// The default label that a tenant was made with; one the configuration
+    /// gives it counts instead, and a label that is none any more as the
+    /// strictest.
+    pub fn tell(&self, tenant: &Tenant, label: Label) {
+        let mut told = self.told.write().unwrap_or_else(PoisonError::into_inner);
+        told.insert(tenant.clone(), label);
+    }
+
+    /// The label of a tenant's objects where nothing else says one.
+    pub fn of_tenant(&self, tenant: &Tenant) -> Option<Label> {
+        if let Some(label) = self.tenants.get(tenant) {
+            return Some(label.clone());
+        }
+        let told = self.told.read().unwrap_or_else(PoisonError::into_inner).get(tenant).cloned();
+        told.filter(|label| self.labels.rank(label).is_some())
     }
 
     /// The labels there are.
@@ -216,9 +236,9 @@ impl LabelRules {
         let ruled = ruled.map(|r| (&r.label, LabelSource::Prefix));
         let stricter = |a: (_, _), b: (_, _)| if self.labels.lowers(b.0, a.0) { b } else { a };
         let said = tagged.into_iter().chain(ruled).reduce(stricter);
-        let default = || self.tenants.get(tenant).map(|label| (label, LabelSource::Tenant));
-        let (label, source) = said.or_else(default).unwrap_or((strictest, LabelSource::Strictest));
-        (label.clone(), source)
+        let said = said.map(|(label, source)| (label.clone(), source));
+        let default = || self.of_tenant(tenant).map(|label| (label, LabelSource::Tenant));
+        said.or_else(default).unwrap_or_else(|| (strictest.clone(), LabelSource::Strictest))
     }
 }
 

@@ -306,6 +306,10 @@ pub struct TenantRow {
     /// When it was made.
     #[n(2)]
     pub created_ms: TimeMs,
+    /// The label of its objects where nothing else says one, as it was made;
+    /// the configuration overrides it.
+    #[n(3)]
+    pub default_label: Option<Label>,
 }
 
 /// A static access key; its secret is sealed by the vault.

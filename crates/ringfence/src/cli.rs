@@ -400,6 +400,10 @@ enum TenantCommand {
         /// name; the configured one if left out.
         #[arg(long)]
         realm: Option<String>,
+        /// The label of its objects where nothing else says one; as the first
+        /// tenant's if left out.
+        #[arg(long, value_name = "LABEL")]
+        default_label: Option<String>,
     },
     /// Every tenant.
     List,

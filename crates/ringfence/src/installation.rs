@@ -28,7 +28,7 @@ use ringfence_access::roles::Role;
 use ringfence_access::{Ask, Authority, Issuers, Keys, LabelRules, Labels, Permit, Roles, caller};
 use ringfence_db::clock::{Clock, SystemClock};
 use ringfence_db::disk::{Disk, RealDisk};
-use ringfence_format::names::{InstallationId, Principal, Realm, SiteId, Tenant};
+use ringfence_format::names::{InstallationId, Label, Principal, Realm, SiteId, Tenant};
 use ringfence_format::record::Seq;
 use ringfence_format::redo::{Redo, StaticKeyRow, TenantRow};
 use ringfence_log::{Changed, Log};
@@ -156,6 +156,11 @@ impl Installation {
         let store = Store::open(&path.join(CATALOG), parts).await.map_err(|e| Failure::new(Kind::Unavailable, e))?;
         sites::remember(&path, store.sites().iter().map(|site| site.id().clone()))?;
         let labels = Arc::new(label_rules(&config)?);
+        for tenant in store.catalog().tenants() {
+            if let Some(label) = &tenant.default_label {
+                labels.tell(&tenant.name, label.clone());
+            }
+        }
         let engine = Arc::new(policies::start(&path, &config, &store, &log, &*clock).await?);
         let realm = config.realm.clone();
         let alarms = Alarms::open(&path, log.clone(), config.alarm.webhook.is_some());
@@ -431,7 +436,7 @@ impl Installation {
             Some(_) => {}
             None if self.catalog().tenants().is_empty() => {
                 let permit = self.system_permit("first-start", Ask::on_tenant("system:FirstTenant", &tenant)).await?;
-                self.make_tenant(permit, &self.realm, &tenant).await?;
+                self.make_tenant(permit, &self.realm, &tenant, None).await?;
             }
             None => return Ok(()),
         }
@@ -454,7 +459,13 @@ impl Installation {
     ///
     /// # Errors
     /// The store did not take it.
-    pub async fn make_tenant(&self, permit: Permit<Administer>, realm: &Realm, tenant: &Tenant) -> Result<(), Failure> {
+    pub async fn make_tenant(
+        &self,
+        permit: Permit<Administer>,
+        realm: &Realm,
+        tenant: &Tenant,
+        default_label: Option<Label>,
+    ) -> Result<(), Failure> {
         let unavailable = |e| Failure::new(Kind::Unavailable, e);
         if !self.vault.realms().contains(realm) {
             self.vault.add_realm(realm, &unlock(self.dir(), &self.config)?).map_err(unavailable)?;
@@ -466,9 +477,13 @@ impl Installation {
         }
         crate::retention::renew_keys(self)?;
         let created_ms = self.clock.now_us() / 1000;
-        let row = TenantRow { name: tenant.clone(), realm: realm.clone(), created_ms };
+        let row =
+            TenantRow { name: tenant.clone(), realm: realm.clone(), created_ms, default_label: default_label.clone() };
         let committed = self.store.put_tenant(permit, row).await;
         committed.map(drop).map_err(|e| Failure::new(Kind::Unavailable, e))?;
+        if let Some(label) = default_label {
+            self.labels.tell(tenant, label);
+        }
         // It can have sessions from now on; with an offline root, from the next
         // manifest on.
         self.try_session_keys().await;

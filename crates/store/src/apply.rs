@@ -436,7 +436,7 @@ mod tests {
             pin: None,
             tags: Vec::new(),
         };
-        let row = TenantRow { name: tenant, realm: Realm::parse("main").unwrap(), created_ms: 1 };
+        let row = TenantRow { name: tenant, realm: Realm::parse("main").unwrap(), created_ms: 1, default_label: None };
         apply(&writer, &Redo::PutTenant(row), 1).unwrap();
         apply(&writer, &Redo::PutBucket(bucket), 1).unwrap();
         (dir, writer)

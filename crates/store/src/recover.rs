@@ -292,7 +292,7 @@ impl Recovery {
             return Ok(());
         }
         let created_ms = manifest.bucket.created_ms;
-        let tenant = TenantRow { name: manifest.bucket.tenant.clone(), realm, created_ms };
+        let tenant = TenantRow { name: manifest.bucket.tenant.clone(), realm, created_ms, default_label: None };
         self.sql(|db| apply(db, &Redo::PutTenant(tenant), self.now_ms))?;
         self.take_version(manifest.version, copy)
     }

@@ -15,7 +15,7 @@ pub enum Call {
     /// Every tenant.
     TenantList {},
     /// A tenant with a first key.
-    TenantAdd { name: String, realm: Option<String> },
+    TenantAdd { name: String, realm: Option<String>, default_label: Option<String> },
     /// Access keys.
     KeyList { tenant: Option<String> },
     /// A new access key.

@@ -46,7 +46,7 @@ async fn realm(at: &Installation, name: &str, stolen: Vec<KeyRow>) -> Result<(),
     let (realm, tenant) = (realm_of(name), tenant_of(name));
     if at.catalog().tenant(&tenant).is_none() {
         let permit = at.system_permit("drill", Ask::on_tenant("system:Drill", &tenant)).await?;
-        at.make_tenant(permit, &realm, &tenant).await?;
+        at.make_tenant(permit, &realm, &tenant, None).await?;
     }
     if !at.vault.root_is_development(&realm) {
         return Err(Failure::new(Kind::Refused, format!("realm `{name}` has an offline root: it is not a drill's")));

@@ -26,7 +26,9 @@ pub async fn handle(
 ) -> Result<Value, Failure> {
     let permit = permit(installation, peer, &call).await?;
     match call {
-        Call::TenantAdd { name, realm } => tenants::add(installation, permit, &name, realm.as_deref()).await,
+        Call::TenantAdd { name, realm, default_label } => {
+            tenants::add(installation, permit, &name, realm.as_deref(), default_label.as_deref()).await
+        }
         Call::KeyAdd { tenant, name } => tenants::add_key(installation, permit, &tenant, &name).await,
         Call::KeyDisable { id } => tenants::disable_key(installation, permit, &id).await,
         Call::PolicyApply { text } => policy::apply(installation, permit, text).await,
@@ -147,8 +149,8 @@ fn ask(installation: &Installation, call: &Call) -> Result<Ask, Failure> {
     Ok(match call {
         Call::Status {} => Ask::on_installation("admin:Status"),
         Call::TenantList {} => Ask::on_installation("admin:TenantList"),
-        Call::TenantAdd { name, realm: None } => on_tenant("admin:TenantAdd", name)?,
-        Call::TenantAdd { name, realm: Some(realm) } => {
+        Call::TenantAdd { name, realm: None, .. } => on_tenant("admin:TenantAdd", name)?,
+        Call::TenantAdd { name, realm: Some(realm), .. } => {
             detailed(on_tenant("admin:TenantAdd", name)?, format!("in realm {realm}"))
         }
         Call::KeyList { tenant: Some(name) } => on_tenant("admin:KeyList", name)?,

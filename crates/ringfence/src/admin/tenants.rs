@@ -3,14 +3,14 @@
 use ringfence_access::keys::KeyState;
 use ringfence_access::permit::Administer;
 use ringfence_access::{Ask, Permit, caller};
-use ringfence_format::names::{KeyId, Principal, Realm};
+use ringfence_format::names::{KeyId, Principal, Realm, Tenant};
 use ringfence_format::redo::StaticKeyRow;
 use ringfence_store::CommitError;
 use serde_json::{Value, json};
 
 use super::handle::{known_tenant, tenant};
 use crate::cli::{Failure, Kind};
-use crate::installation::{FIRST_PRINCIPAL, Installation, NewKey};
+use crate::installation::{FIRST_PRINCIPAL, FIRST_TENANT, Installation, NewKey};
 use crate::key_use::{age_days, nag};
 
 /// The policy among the default ones that keeps static keys from the strictest
@@ -22,15 +22,14 @@ pub(super) fn list(installation: &Installation) -> Value {
     let keys = installation.catalog().static_keys();
     let tenants = installation.catalog().tenants().into_iter().map(|row| {
         let active = keys.iter().filter(|k| k.row.tenant == row.name && k.row.disabled_ms.is_none()).count();
-        let said = installation.config().tenant.iter().find(|t| t.name == row.name);
-        let default = said.and_then(|t| t.default_label.as_ref());
+        let default = installation.labels.of_tenant(&row.name);
         json!({
             "name": row.name,
             "realm": row.realm,
             "created_ms": row.created_ms,
             "buckets": installation.catalog().buckets_of(&row.name).len(),
             "active_keys": active,
-            "default_label": default.unwrap_or(installation.labels.labels().strictest()),
+            "default_label": default.as_ref().unwrap_or(installation.labels.labels().strictest()),
         })
     });
     json!({ "tenants": tenants.collect::<Vec<_>>() })
@@ -42,8 +41,15 @@ pub(super) async fn add(
     permit: Permit<Administer>,
     name: &str,
     realm: Option<&str>,
+    default_label: Option<&str>,
 ) -> Result<Value, Failure> {
     let tenant = tenant(name)?;
+    let labels = installation.labels.labels();
+    let asked = default_label.map(|label| labels.find(label).cloned()).transpose();
+    let asked = asked.map_err(|e| Failure::new(Kind::Usage, e))?;
+    // As the first tenant's, which the configuration writes out.
+    let first = || installation.labels.of_tenant(&Tenant::parse(FIRST_TENANT).expect("a literal that obeys the rule"));
+    let label = asked.or_else(first);
     let realm = realm.map(Realm::parse).transpose().map_err(|e| Failure::new(Kind::Usage, e))?;
     let realm = realm.unwrap_or_else(|| installation.realm.clone());
     if realm.as_str() == caller::PROVIDER {
@@ -62,14 +68,14 @@ pub(super) async fn add(
     let permit = if exists {
         permit
     } else {
-        installation.make_tenant(permit, &realm, &tenant).await?;
+        installation.make_tenant(permit, &realm, &tenant, label).await?;
         // The second record of one command: decided anew, by Ringfence itself.
         installation.system_permit("tenant-add", Ask::on_tenant("system:FirstKey", &tenant)).await?
     };
     let principal = Principal::parse(FIRST_PRINCIPAL).expect("a literal that obeys the rule");
     let key = installation.issue_key(permit, &tenant, &principal, name).await?;
     let mut shown = show(installation, name, name, &key);
-    let said = installation.config().tenant.iter().find(|t| t.name == tenant).and_then(|t| t.default_label.clone());
+    let said = installation.labels.of_tenant(&tenant);
     let strictest = installation.labels.labels().strictest();
     let default = said.as_ref().unwrap_or(strictest);
     shown["default_label"] = json!(default);

@@ -435,8 +435,8 @@ fn keys_rotate(common: &Common, tenant: Option<String>, output: &Output) -> Resu
 
 fn tenant(common: &Common, command: TenantCommand, output: &Output) -> Result<(), Failure> {
     match command {
-        TenantCommand::Add { name, realm } => {
-            let made = ask(common, Call::TenantAdd { name, realm }, output)?;
+        TenantCommand::Add { name, realm, default_label } => {
+            let made = ask(common, Call::TenantAdd { name, realm, default_label }, output)?;
             output.answer(&made, |o| {
                 secret(o, &made);
                 o.field("label", &format!("{} where nothing else says one", text(&made["default_label"])));

@@ -13,8 +13,9 @@ use ringfence_access::caller::{AuthnReason, Credential, Origin, Unauthenticated,
 use ringfence_access::evidence::VerifiedEvidence;
 use ringfence_access::roles::Role;
 use ringfence_format::names::Tenant;
-use ringfence_format::record::{Resource, Seq};
+use ringfence_format::record::{Decision, Record, Resource, Seq, TimeUs};
 use ringfence_format::session::Purpose;
+use ringfence_log::Entry;
 use zeroize::Zeroizing;
 
 use self::grant::{For, Grant, Holder};
@@ -251,7 +252,7 @@ async fn told(
     code: &str,
     reason: &str,
 ) -> Result<Seq, Refusal> {
-    let entry = Unrecorded {
+    let told = Unrecorded {
         subject: caller.subject(Some(caller.tenant())),
         op,
         resource: Resource::default(),
@@ -260,12 +261,30 @@ async fn told(
         reason: reason.to_owned(),
         of: None,
     };
-    match at.log.record(entry).await {
+    let decision = if status < 400 { Decision::Allow } else { Decision::Deny };
+    match at.log.record(Decided { told, decision }).await {
         Ok(recorded) => Ok(recorded.index()),
         Err(error) => {
             tracing::error!("an STS answer was withheld because it could not be recorded: {error}");
             Err(unavailable())
         }
+    }
+}
+
+/// An answer that was decided here, by a role's rules.
+struct Decided {
+    told: Unrecorded,
+    decision: Decision,
+}
+
+impl Entry for Decided {
+    fn to_record(&self, now_us: TimeUs) -> Record {
+        let mut record = self.told.to_record(now_us);
+        record.core.decision = self.decision;
+        if self.decision == Decision::Allow {
+            record.core.error_code = None;
+        }
+        record
     }
 }
 

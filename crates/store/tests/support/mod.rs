@@ -234,7 +234,7 @@ impl World {
     pub async fn new(dir: &Path) -> Self {
         // Later than any file these tests write: a site's file times are real.
         let world = Self::open(dir, START_US, 1).await.unwrap();
-        let tenant = TenantRow { name: tenant(), realm: realm(), created_ms: 1 };
+        let tenant = TenantRow { name: tenant(), realm: realm(), created_ms: 1, default_label: None };
         let _issued = world.store.bootstrap(tenant, key_row()).await.unwrap();
         world.reload_keys();
         world
