@@ -165,6 +165,23 @@ fn a7_what_was_signed_and_not_logged_is_not_issued_and_critical() {
 }
 
 /// A1 — every ordered pair of scopes, both keys known.
+/// Who names a key of ours without having it raises no alarm.
+#[test]
+fn a_key_of_another_scope_that_did_not_sign_is_just_unknown() {
+    let stranger = signer(200);
+    let other = signer(7).row("umbrella", Purpose::StsSession);
+    let kid = other.public.kid().to_string();
+    let manifests = [manifest("main", vec![other])];
+    let claims = claims();
+    let implicit = claims.scope().assertion(&claims.sites);
+    let forged = sign_raw(&stranger, &claims.to_bytes().expect("short"), kid.as_bytes(), &implicit);
+    let token = SessionToken::parse(&forged).expect("well-formed");
+    let gateway = claims.sites.iter().next().expect("a site").clone();
+    let judged = token.check_signature(&KeySet::new(&manifests), claims.purpose, &gateway, NOW + 1);
+    let refusal = judged.expect_err("nobody's");
+    assert!(matches!(refusal, Refusal::UnknownKey { .. }) && !refusal.is_critical(), "{refusal}");
+}
+
 #[test]
 fn a1_a_key_of_one_scope_signs_for_no_other() {
     let names = [("main", "acme"), ("main", "umbrella"), ("other", "hospital")];
