@@ -273,9 +273,15 @@ def alarms(server, kind):
 def test_a_server_has_its_checkpoints_cosigned_while_a_quorum_lives(watched):
     server, witnesses = watched
     # Anybody can read who must cosign, and check that what was is in the log.
-    until(lambda: size_of(server) >= 5, "a few records under a checkpoint")
-    log = tlog.verify(tlog.Directory(server.data / "log"), (server.data / "log" / "log.vkey").read_text())
-    [(index, kind, public)] = [entry for entry in log.public() if entry[1] == tlog.WITNESS_SET]
+    def verified():
+        return tlog.verify(tlog.Directory(server.data / "log"), (server.data / "log" / "log.vkey").read_text())
+
+    def sets(log):
+        return [entry for entry in log.public() if entry[1] == tlog.WITNESS_SET]
+
+    until(lambda: sets(verified()), "the set under a checkpoint")
+    log = verified()
+    [(index, kind, public)] = sets(log)
     assert kind == tlog.WITNESS_SET and all(witness.vkey.encode() in public for witness in witnesses)
     note = server.admin("/log/checkpoint.cosigned").body
     head = tlog.Checkpoint.verify(note, tlog.VerifierKey.parse((server.data / "log" / "log.vkey").read_text()))
